@@ -1,0 +1,178 @@
+import datetime
+
+from afina.v1 import resources_pb2 as _resources_pb2
+from google.api import field_behavior_pb2 as _field_behavior_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.rpc import status_pb2 as _status_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Subject(_message.Message):
+    __slots__ = ("model", "prompts", "digest")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    prompts: _containers.RepeatedScalarFieldContainer[str]
+    digest: str
+    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class Score(_message.Message):
+    __slots__ = ("model", "prompt", "accuracy", "accuracy_low", "accuracy_high", "exact_match", "macro_f1", "item_count", "confusion")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_LOW_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_HIGH_FIELD_NUMBER: _ClassVar[int]
+    EXACT_MATCH_FIELD_NUMBER: _ClassVar[int]
+    MACRO_F1_FIELD_NUMBER: _ClassVar[int]
+    ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CONFUSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    prompt: str
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    exact_match: float
+    macro_f1: float
+    item_count: int
+    confusion: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., exact_match: _Optional[float] = ..., macro_f1: _Optional[float] = ..., item_count: _Optional[int] = ..., confusion: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Comparison(_message.Message):
+    __slots__ = ("champion", "champion_prompt", "candidate", "candidate_prompt", "item_count", "candidate_only_count", "champion_only_count", "effect", "effect_low", "effect_high", "p_value")
+    CHAMPION_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_ONLY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_ONLY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_LOW_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    champion: str
+    champion_prompt: str
+    candidate: str
+    candidate_prompt: str
+    item_count: int
+    candidate_only_count: int
+    champion_only_count: int
+    effect: float
+    effect_low: float
+    effect_high: float
+    p_value: float
+    def __init__(self, champion: _Optional[str] = ..., champion_prompt: _Optional[str] = ..., candidate: _Optional[str] = ..., candidate_prompt: _Optional[str] = ..., item_count: _Optional[int] = ..., candidate_only_count: _Optional[int] = ..., champion_only_count: _Optional[int] = ..., effect: _Optional[float] = ..., effect_low: _Optional[float] = ..., effect_high: _Optional[float] = ..., p_value: _Optional[float] = ...) -> None: ...
+
+class Evaluation(_message.Message):
+    __slots__ = ("name", "state", "suite", "suite_digest", "subjects", "labels", "scores", "comparisons", "answers", "answered_count", "question_count", "error", "create_time", "end_time", "etag")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[Evaluation.State]
+        STATE_PENDING: _ClassVar[Evaluation.State]
+        STATE_RUNNING: _ClassVar[Evaluation.State]
+        STATE_SUCCEEDED: _ClassVar[Evaluation.State]
+        STATE_FAILED: _ClassVar[Evaluation.State]
+        STATE_CANCELLING: _ClassVar[Evaluation.State]
+        STATE_CANCELLED: _ClassVar[Evaluation.State]
+    STATE_UNSPECIFIED: Evaluation.State
+    STATE_PENDING: Evaluation.State
+    STATE_RUNNING: Evaluation.State
+    STATE_SUCCEEDED: Evaluation.State
+    STATE_FAILED: Evaluation.State
+    STATE_CANCELLING: Evaluation.State
+    STATE_CANCELLED: Evaluation.State
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    COMPARISONS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: Evaluation.State
+    suite: str
+    suite_digest: str
+    subjects: _containers.RepeatedCompositeFieldContainer[Subject]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    scores: _containers.RepeatedCompositeFieldContainer[Score]
+    comparisons: _containers.RepeatedCompositeFieldContainer[Comparison]
+    answers: _resources_pb2.Artifact
+    answered_count: int
+    question_count: int
+    error: _status_pb2.Status
+    create_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    etag: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Evaluation.State, str]] = ..., suite: _Optional[str] = ..., suite_digest: _Optional[str] = ..., subjects: _Optional[_Iterable[_Union[Subject, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., comparisons: _Optional[_Iterable[_Union[Comparison, _Mapping]]] = ..., answers: _Optional[_Union[_resources_pb2.Artifact, _Mapping]] = ..., answered_count: _Optional[int] = ..., question_count: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+
+class CreateEvaluationRequest(_message.Message):
+    __slots__ = ("parent", "evaluation", "request_id")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    evaluation: Evaluation
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetEvaluationRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListEvaluationsRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListEvaluationsResponse(_message.Message):
+    __slots__ = ("evaluations", "next_page_token")
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    evaluations: _containers.RepeatedCompositeFieldContainer[Evaluation]
+    next_page_token: str
+    def __init__(self, evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class CancelEvaluationRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class WatchEvaluationRequest(_message.Message):
+    __slots__ = ("name", "after_sequence")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    after_sequence: int
+    def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ...) -> None: ...
+
+class WatchEvaluationResponse(_message.Message):
+    __slots__ = ("evaluation", "events")
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    evaluation: Evaluation
+    events: _containers.RepeatedCompositeFieldContainer[_resources_pb2.Event]
+    def __init__(self, evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., events: _Optional[_Iterable[_Union[_resources_pb2.Event, _Mapping]]] = ...) -> None: ...

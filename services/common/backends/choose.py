@@ -1,0 +1,44 @@
+"""Which backend a URL names. The only place that knows them all."""
+
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from services.common.errors import InvalidInput
+from services.common.ports.database import Database
+from services.common.ports.launcher import Launcher
+from services.common.ports.object_store import ObjectStore
+
+
+def object_store(url: str) -> ObjectStore:
+    """Open `file:///folder`. Raises: InvalidInput."""
+    scheme, path = _split(url)
+    if scheme == "file":
+        from services.common.backends.object_store.local import LocalObjectStore
+
+        return LocalObjectStore(path)
+    raise InvalidInput(f"OBJECT_STORE={url} is not understood; use file:///folder.", reason="URL_INVALID")
+
+
+def database(url: str) -> Database:
+    """Open `sqlite:///file`. Raises: InvalidInput."""
+    scheme, _ = _split(url)
+    if scheme == "sqlite":
+        from services.common.backends.database.sql import SqlDatabase
+
+        return SqlDatabase(url)
+    raise InvalidInput(f"DATABASE={url} is not understood; use sqlite:///file.", reason="URL_INVALID")
+
+
+def launcher(url: str) -> Launcher:
+    """Open `process:///folder?jobs=1`; the folder keeps what is known of each process. Raises: InvalidInput."""
+    scheme, path = _split(url)
+    if scheme == "process":
+        from services.common.backends.launcher.process import ProcessLauncher
+
+        return ProcessLauncher(path, max_jobs=int(parse_qs(urlsplit(url).query).get("jobs", ["1"])[0]))
+    raise InvalidInput(f"LAUNCHER={url} is not understood; use process:///folder.", reason="URL_INVALID")
+
+
+def _split(url: str) -> tuple[str, Path]:
+    parts = urlsplit(url)
+    return parts.scheme, Path(parts.path)

@@ -1,0 +1,152 @@
+"""Objects as files under one folder: `file:///path`.
+
+Bytes are staged in a hidden folder on the same file system, then linked into place: `link` fails where the name
+exists, so of two writers one wins, and a reader never sees half of an object. The operating system's user is the
+boundary: whoever may read the folder may read every object.
+"""
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
+from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore
+
+STAGING = ".staging"
+
+
+class LocalObjectStore(ObjectStore):
+    """An object store in a folder of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.url = f"file://{self.root}"
+        (self.root / STAGING).mkdir(parents=True, exist_ok=True)
+
+    def put(self, prefix: str, stream: BinaryIO) -> Artifact:
+        """See the port."""
+        digest = hashlib.sha256()
+        size_bytes = 0
+        with self._staged() as staged:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+                staged.write(chunk)
+            key = f"{prefix}/{digest.hexdigest()}"
+            self._place(staged, key)
+        return Artifact(key, size_bytes, digest.hexdigest())
+
+    def open(self, key: str) -> BinaryIO:
+        """See the port."""
+        try:
+            return self._path(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise ArtifactNotFound(f"The object store has no {key}.", metadata={"key": key}) from error
+
+    def head(self, key: str) -> int:
+        """See the port."""
+        path = self._path(key)
+        if not path.is_file():
+            raise ArtifactNotFound(f"The object store has no {key}.", metadata={"key": key})
+        return path.stat().st_size
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See the port."""
+        if prefix.rstrip("/"):
+            _parts(prefix.rstrip("/"))
+        folder = self.root / prefix.rpartition("/")[0]
+        if not folder.is_dir():
+            return
+        for path in sorted(folder.rglob("*")):
+            key = path.relative_to(self.root).as_posix()
+            if key.startswith(prefix) and not key.startswith(STAGING) and path.is_file():
+                yield key
+
+    def commit(self, key: str, document: bytes) -> bool:
+        """See the port."""
+        with self._staged() as staged:
+            staged.write(document)
+            return self._place(staged, key)
+
+    def _staged(self) -> "_Staged":
+        return _Staged(self.root / STAGING)
+
+    def _place(self, staged: "_Staged", key: str) -> bool:
+        path = self._path(key)
+        staged.flush()
+        with _disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(staged.path, path)
+            except FileExistsError:
+                return False
+            _sync_folder(path.parent)
+        return True
+
+    def _path(self, key: str) -> Path:
+        return self.root.joinpath(*_parts(key))
+
+
+class _Staged:
+    """A file that vanishes when the block ends; what was linked elsewhere meanwhile stays."""
+
+    def __init__(self, folder: Path) -> None:
+        with _disk_errors():
+            descriptor, name = tempfile.mkstemp(dir=folder)
+        self.path = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
+
+    def __enter__(self) -> "_Staged":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._file.close()
+        except OSError:  # a full disk can fail the close as well; the write has said so already
+            pass
+        self.path.unlink(missing_ok=True)
+
+    def write(self, data: bytes) -> None:
+        with _disk_errors():
+            self._file.write(data)
+
+    def flush(self) -> None:
+        with _disk_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.path.chmod(0o644)  # a model server that runs as another user has to read it
+
+
+class _disk_errors:
+    """Turns what a disk can say into Unavailable."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, OSError) or isinstance(error, FileExistsError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable("The disk of the object store is full; free some space and repeat.", reason="DISK_FULL") from error
+        raise Unavailable(f"The object store can't write: {error}.", reason="STORE_UNAVAILABLE") from error
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    """Split a key, refusing whatever could leave the folder."""
+    parts = PurePosixPath(key).parts
+    if not parts or key.startswith("/") or "\\" in key or "\0" in key or any(p in ("..", ".") or p.startswith(STAGING) for p in parts):
+        raise InvalidInput(f"{key!r} is not a key.", reason="KEY_INVALID")
+    return parts
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,216 @@
+"""A gRPC server as all five programs run it: health, reflection, rich errors, limits, graceful stop.
+
+Handlers raise Afina's errors; the interceptor turns them into `google.rpc.Status` with `ErrorInfo` and `BadRequest`.
+Whatever else is raised becomes INTERNAL with an incident id that stands in the log beside the traceback.
+"""
+
+import asyncio
+import logging
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common import errors
+from services.common.telemetry import TRACE_KEY, log, trace_id
+
+MAX_MESSAGE_BYTES = 8 << 20
+MAX_VIOLATIONS = 50
+MAX_DETAIL_BYTES = 4096  # trailers end at 16 KiB, and base64 and the message need their part
+DEFAULT_DEADLINE_S = 600.0
+DETAILS_KEY = "grpc-status-details-bin"
+
+_CODES: dict[type[errors.AfinaError], tuple[grpc.StatusCode, int]] = {
+    errors.InvalidInput: (grpc.StatusCode.INVALID_ARGUMENT, code_pb2.INVALID_ARGUMENT),
+    errors.NotFound: (grpc.StatusCode.NOT_FOUND, code_pb2.NOT_FOUND),
+    errors.AlreadyExists: (grpc.StatusCode.ALREADY_EXISTS, code_pb2.ALREADY_EXISTS),
+    errors.WrongState: (grpc.StatusCode.FAILED_PRECONDITION, code_pb2.FAILED_PRECONDITION),
+    errors.Conflict: (grpc.StatusCode.ABORTED, code_pb2.ABORTED),
+    errors.OverLimit: (grpc.StatusCode.RESOURCE_EXHAUSTED, code_pb2.RESOURCE_EXHAUSTED),
+    errors.Unavailable: (grpc.StatusCode.UNAVAILABLE, code_pb2.UNAVAILABLE),
+    errors.Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, code_pb2.UNAUTHENTICATED),
+    errors.PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, code_pb2.PERMISSION_DENIED),
+}
+ERROR_BY_CODE = {code: kind for kind, (code, _) in _CODES.items()}
+
+_logger = logging.getLogger("afina.grpc")
+
+
+def status_of(error: errors.AfinaError) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """Return the gRPC code and the rich status of an error, within what trailers can carry."""
+    code, number = next(
+        (_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), (grpc.StatusCode.INTERNAL, code_pb2.INTERNAL)
+    )
+    message = error.message if len(error.message) <= 1500 else error.message[:1499] + "…"
+    status = status_pb2.Status(code=number, message=message)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain="afina.dev", metadata=error.metadata)
+    if error.violations:
+        info.metadata["violation_count"] = str(error.violation_count)
+    status.details.append(_packed(info))
+    request = error_details_pb2.BadRequest()
+    for violation in error.violations[:MAX_VIOLATIONS]:
+        request.field_violations.add(
+            field=violation.field[:200], description=violation.description[:500], reason=violation.reason
+        )
+        if request.ByteSize() > MAX_DETAIL_BYTES:
+            del request.field_violations[-1]
+            break
+    if request.field_violations:
+        status.details.append(_packed(request))
+    return code, status
+
+
+def _packed(message: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+class _Errors(grpc.aio.ServerInterceptor):
+    """Turns what handlers raise into rich statuses, bounds their time, and logs one line a call."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith("/grpc."):
+            return handler
+        method = details.method
+        trace = dict(details.invocation_metadata).get(TRACE_KEY) or secrets.token_hex(8)
+
+        async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            behaviour = handler.unary_unary or handler.stream_unary
+            async with _Call(method, trace, context):
+                return await asyncio.wait_for(behaviour(request, context), context.time_remaining() or DEFAULT_DEADLINE_S)
+
+        async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            behaviour = handler.unary_stream or handler.stream_stream
+            async with _Call(method, trace, context):
+                async for response in behaviour(request, context):
+                    yield response
+
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        return make(stream if handler.response_streaming else unary, handler.request_deserializer, handler.response_serializer)
+
+
+class _Call:
+    """One call: its trace id, its log line, and the translation of what it raises."""
+
+    def __init__(self, method: str, trace: str, context: grpc.aio.ServicerContext) -> None:
+        self.method, self.trace, self.context = method, trace, context
+
+    async def __aenter__(self) -> None:
+        trace_id.set(self.trace)
+        self.begin = time.monotonic()
+
+    async def __aexit__(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
+        fields = {"method": self.method, "duration_s": round(time.monotonic() - self.begin, 4)}
+        if error is None or isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.AbortError):
+            log(_logger, logging.DEBUG, "call", **fields)
+        elif isinstance(error, errors.AfinaError):
+            code, status = status_of(error)
+            log(_logger, logging.INFO, "call refused", **fields, code=code.name, reason=error.reason, error=error.message)
+            await self._abort(code, status)
+        elif isinstance(error, TimeoutError):
+            await self.context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{self.method} did not end before its deadline.")
+        else:
+            incident = secrets.token_hex(6)
+            _logger.error("call failed", exc_info=error, extra={"fields": {**fields, "incident": incident}})
+            failure = errors.AfinaError(
+                f"Something went wrong inside; the log has it under incident {incident}.", metadata={"incident": incident}
+            )
+            await self._abort(*status_of(failure))
+
+    async def _abort(self, code: grpc.StatusCode, status: status_pb2.Status) -> None:
+        await self.context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+@dataclass
+class Registration:
+    """A servicer, how to add it, and its full name for reflection and health."""
+
+    add: Callable[[Any, Any], None]
+    servicer: Any
+    full_name: str
+
+
+class GrpcServer:
+    """One gRPC server on one address. `port` is known after `start`, also where 0 was asked for."""
+
+    def __init__(self, address: str, registrations: Sequence[Registration]) -> None:
+        self.address = address
+        self.port = 0
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[_Errors()],
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),  # a second program on the port has to fail, not to share it
+            ],
+        )
+        self._names = [registration.full_name for registration in registrations]
+        for registration in registrations:
+            registration.add(registration.servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+
+    async def start(self) -> None:
+        """Bind and serve. Raises: Unavailable (the port is taken)."""
+        try:
+            self.port = self._server.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise errors.Unavailable(
+                f"{self.address} can't be bound: another program has it; stop that one or set another address.",
+                reason="ADDRESS_IN_USE",
+            ) from error
+        await self._server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Say NOT_SERVING, let calls in flight end within the grace, then cut them."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.stop(grace_s)
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ["", *self._names]:
+            await self._health.set(name, status)
+
+
+async def serve_until_stopped(server: GrpcServer, *loops: Callable[[], Awaitable[None]]) -> None:
+    """Run a server and background loops until SIGTERM or SIGINT; a loop that ends with an error ends the program."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await server.start()
+    log(_logger, logging.INFO, "serving", address=server.address, port=server.port)
+    tasks = [asyncio.ensure_future(loop()) for loop in loops]
+    waiter = asyncio.ensure_future(stopped.wait())
+    done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    await server.stop(grace_s=5.0)
+    for task in [waiter, *tasks]:
+        task.cancel()
+    await asyncio.gather(waiter, *tasks, return_exceptions=True)
+    for task in done - {waiter}:
+        task.result()
+
+
+def registration(module_grpc: Any, module: Any, service: str, servicer: Any) -> Registration:
+    """Make a registration from a generated module pair: `registration(file_pb2_grpc, file_pb2, "FileService", servicer)`."""
+    full_name = module.DESCRIPTOR.services_by_name[service].full_name
+    return Registration(getattr(module_grpc, f"add_{service}Servicer_to_server"), servicer, full_name)

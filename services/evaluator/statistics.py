@@ -1,0 +1,95 @@
+"""How sure a score is, and whether one model really is better than another on the same items.
+
+Everything is for proportions, in closed form or exact, so a result needs no seed and is the same wherever it is
+computed. Pure: the worker computes with it, a test checks it against the publications.
+"""
+
+import math
+from statistics import NormalDist
+
+CONFIDENCE = 0.95
+
+
+def wilson_interval(right: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the score interval of a share; (0, 1) where nothing was asked.
+
+    Source: Wilson (1927), JASA 22:209-212; Newcombe (1998), Statistics in Medicine 17:857-872, method 3.
+    """
+    if not 0 <= right <= total:
+        raise ValueError(f"{right} of {total} is not a share")
+    if total == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = right / total
+    center = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    low = 0.0 if right == 0 else max(0.0, center - half)
+    high = 1.0 if right == total else min(1.0, center + half)
+    return low, high
+
+
+def mcnemar_p_value(first_only: int, second_only: int) -> float:
+    """Return the exact two-sided p-value that the two are equally often right, from the items on which they differ.
+
+    Source: McNemar (1947), Psychometrika 12:153-157, with the binomial distribution instead of chi-squared: the smaller
+    count is Binomial(n, 1/2); both tails, at most 1.
+    """
+    if first_only < 0 or second_only < 0:
+        raise ValueError("counts are not negative")
+    discordant = first_only + second_only
+    term = tail = 1  # whole numbers: exact for any count
+    for k in range(min(first_only, second_only)):
+        term = term * (discordant - k) // (k + 1)
+        tail += term
+    return min(1.0, 2 * tail / 2**discordant)
+
+
+def paired_difference_interval(
+    both: int, first_only: int, second_only: int, neither: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Return the interval of the first's share less the second's, on the same items; (-1, 1) where nothing was asked.
+
+    It combines the Wilson intervals of the two shares with their correlation, stays inside [-1, 1], and does not
+    collapse where the two never differ.
+    Source: Newcombe (1998), Statistics in Medicine 17:2635-2650, method 10.
+    """
+    total = both + first_only + second_only + neither
+    if min(both, first_only, second_only, neither) < 0:
+        raise ValueError("counts are not negative")
+    if total == 0:
+        return -1.0, 1.0
+    first, second = (both + first_only) / total, (both + second_only) / total
+    first_low, first_high = wilson_interval(both + first_only, total, confidence)
+    second_low, second_high = wilson_interval(both + second_only, total, confidence)
+    phi = _corrected_correlation(both, first_only, second_only, neither)
+    below, above = first - first_low, second_high - second
+    low = first - second - math.sqrt(max(0.0, below * below - 2 * phi * below * above + above * above))
+    below, above = second - second_low, first_high - first
+    high = first - second + math.sqrt(max(0.0, above * above - 2 * phi * above * below + below * below))
+    return low, high
+
+
+def required_items(effect: float, discordant_share: float, power: float = 0.8, significance: float = 0.05) -> int:
+    """Return how many items McNemar's test needs to find an effect, where the two differ on a share of the items.
+
+    Units: `effect` is a difference of shares, not 0; |effect| <= discordant_share <= 1.
+    Source: Connor (1987), Biometrics 43:207-211, page 209.
+    """
+    if not 0 < abs(effect) <= discordant_share <= 1:
+        raise ValueError("0 < |effect| <= discordant_share <= 1 does not hold")
+    normal = NormalDist()
+    spread = normal.inv_cdf(1 - significance / 2) * math.sqrt(discordant_share)
+    spread += normal.inv_cdf(power) * math.sqrt(discordant_share - effect * effect)
+    return math.ceil((spread / effect) ** 2)
+
+
+def _corrected_correlation(both: int, first_only: int, second_only: int, neither: int) -> float:
+    """Return phi of a paired table, drawn towards 0 where positive, by Newcombe's continuity correction."""
+    total = both + first_only + second_only + neither
+    margins = (both + first_only) * (second_only + neither) * (both + second_only) * (first_only + neither)
+    if margins == 0:
+        return 0.0
+    cross = float(both * neither - first_only * second_only)
+    if cross > 0:
+        cross = max(cross - total / 2, 0.0)
+    return cross / math.sqrt(margins)
