@@ -49,7 +49,7 @@ def test_of_labels_that_begin_together_the_longest_counts() -> None:
 
 
 def test_labels_with_signs_in_them_are_found() -> None:
-    assert label_of("Surely c++.", ["c", "c++", "c#"]) in ("c", "c++")
+    assert label_of("Surely c++.", ["c", "c++", "c#"]) == "c++"
     assert label_of("Surely C#!", ["c++", "c#"]) == "c#"
     assert label_of("it is (a)", ["(a)", "(b)"]) == "(a)"
 

@@ -1,0 +1,58 @@
+"""A File: the record of one upload; its raw bytes lie in the object store and are given back unchanged.
+
+It has no states: it exists when the upload is complete. Finalising it notes the Dataset that its bytes make; deleting it
+leaves that Dataset, and the bytes, where they are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.common.errors import Violation
+from services.common.ports.object_store import Artifact
+
+KIND = "file"
+NAME = "projects/{project}/files/{file}"
+FINE_TUNE = "fine-tune"
+# What the service itself writes for people to download: the list of everything that is wrong with an upload.
+RESULTS = "fine-tune-results"
+MAX_DISPLAY_NAME_CHARACTERS = 255
+
+
+@dataclass(frozen=True)
+class File:
+    """One upload: the client's name for it (never a path), why it came, its bytes, and the Dataset made from it, if any."""
+
+    display_name: str
+    purpose: str
+    artifact: Artifact
+    dataset: str = ""
+
+    def to_document(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "display_name": self.display_name,
+            "purpose": self.purpose,
+            "artifact": vars(self.artifact),
+            "dataset": self.dataset,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "File":
+        """Read it back."""
+        return cls(document["display_name"], document["purpose"], Artifact(**document["artifact"]), document["dataset"])
+
+
+def metadata_violations(display_name: str, purpose: str) -> list[Violation]:
+    """Return what is wrong with an upload's metadata."""
+    violations = []
+    if not display_name.strip() or len(display_name) > MAX_DISPLAY_NAME_CHARACTERS:
+        told = f"It has {len(display_name)} characters; write 1 to {MAX_DISPLAY_NAME_CHARACTERS}."
+        violations.append(Violation("metadata.display_name", "DISPLAY_NAME_INVALID", told))
+    elif not display_name.isprintable() or any(c in display_name for c in "/\\") or display_name in (".", ".."):
+        told = "It has path or control characters; send the file's name alone."
+        violations.append(Violation("metadata.display_name", "DISPLAY_NAME_INVALID", told))
+    if purpose != FINE_TUNE:
+        told = f"{purpose[:40]!r} is not a purpose that files can be uploaded for; send {FINE_TUNE}."
+        violations.append(Violation("metadata.purpose", "PURPOSE_UNSUPPORTED", told))
+    return violations

@@ -1,0 +1,60 @@
+"""The trainer program: `python -m services.trainer` (with `--check`: import everything and leave)."""
+
+import asyncio
+import functools
+import sys
+from dataclasses import dataclass
+
+from afina.v1 import fine_tuning_job_pb2, fine_tuning_job_pb2_grpc, worker_pb2, worker_pb2_grpc
+
+from services.common import program
+from services.common.backends import choose
+from services.common.reconcile import Reconciler
+from services.common.settings import setting
+from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.trainer.attempts import reconcile_job
+from services.trainer.clients import GrpcPeers
+from services.trainer.job import KIND
+from services.trainer.rpc import FineTuningJobRpc, WorkerRpc
+from services.trainer.use_cases import Trainer
+from services.trainer.worker_environment import RECOMMENDED
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the trainer needs to know."""
+
+    object_store: str = setting("OBJECT_STORE", "file:///folder, where artifacts are")
+    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    launcher: str = setting("LAUNCHER", "process:///folder, where workers run")
+    cache: str = setting("AFINA_CACHE", "a folder for bases fetched by digest")
+    address: str = setting("TRAINER_ADDRESS", "host:port to serve on", default="127.0.0.1:50052")
+    dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
+    inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
+    lease_s: float = setting("LEASE_S", "seconds that a claim on a job lasts", default=60.0)
+
+
+async def run(settings: Settings) -> None:
+    """Wire the program together and serve until it is stopped."""
+    trainer = Trainer(
+        database=choose.database(settings.database),
+        store=choose.object_store(settings.object_store),
+        launcher=choose.launcher(settings.launcher),
+        peers=GrpcPeers(settings.dataset_address, settings.inference_address),
+        worker_environment={**RECOMMENDED, "AFINA_CACHE": settings.cache, "AFINA_REPORT_TO": settings.address},
+    )
+    server = GrpcServer(
+        settings.address,
+        [
+            registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer)),
+            registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(trainer)),
+        ],
+    )
+    loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer), lease_s=settings.lease_s)
+    await serve_until_stopped(server, loop.run)
+    await trainer.database.close()
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        asyncio.run(run(program.begin("trainer", Settings)))

@@ -1,0 +1,106 @@
+"""What the trainer asks of other services, as values of its own words."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from afina.v1 import (
+    catalogue_pb2,
+    catalogue_pb2_grpc,
+    dataset_pb2,
+    dataset_pb2_grpc,
+    file_pb2,
+    file_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+)
+
+from services.common.transport.grpc_client import Client
+
+FINALIZE_TIMEOUT_S = 50.0
+PROVE_LOOK_S = 20.0
+
+
+class Peers(Protocol):
+    """The trainer's view of `dataset` and `inference`."""
+
+    async def finalize(self, file: str, split: Mapping[str, Any]) -> str:
+        """Make a Dataset of a file and return its name. Raises: NotFound, InvalidInput."""
+
+    async def dataset(self, name: str) -> dict[str, Any]:
+        """Return name, digest and parts of a Dataset. Raises: NotFound."""
+
+    async def file_exists(self, name: str) -> None:
+        """Raises: NotFound."""
+
+    async def base(self, public_id: str) -> dict[str, Any]:
+        """Return manifest_key, digest, name and public_id of a base. Raises: NotFound."""
+
+    async def register(self, project: str, manifest_key: str, suffix: str) -> tuple[str, str]:
+        """Register a result and return the Model's name and public id. Raises: InvalidInput."""
+
+    async def prove(self, model: str) -> dict[str, Any]:
+        """See to it that a Model is proven on a server, for a bounded time. Raises: Unavailable (not yet), WrongState."""
+
+
+class GrpcPeers:
+    """Peers over gRPC."""
+
+    def __init__(self, dataset_address: str, inference_address: str) -> None:
+        self._files = Client(file_pb2_grpc.FileServiceStub, dataset_address)
+        self._datasets = Client(dataset_pb2_grpc.DatasetServiceStub, dataset_address)
+        self._catalogue = Client(catalogue_pb2_grpc.CatalogueServiceStub, inference_address)
+        self._models = Client(model_pb2_grpc.ModelServiceStub, inference_address, retry=False)
+
+    async def finalize(self, file: str, split: Mapping[str, Any]) -> str:
+        """See Peers."""
+        request = file_pb2.FinalizeFileRequest(name=file)
+        if split:
+            request.split.CopyFrom(dataset_pb2.Split(**split))
+        dataset = await self._files.FinalizeFile(request, timeout_s=FINALIZE_TIMEOUT_S)
+        return str(dataset.name)
+
+    async def dataset(self, name: str) -> dict[str, Any]:
+        """See Peers."""
+        dataset = await self._datasets.GetDataset(dataset_pb2.GetDatasetRequest(name=name))
+        return {
+            "name": dataset.name,
+            "digest": dataset.digest,
+            "train": _part(dataset.train),
+            "validation": _part(dataset.validation),
+            "test": _part(dataset.test),
+            "row_count": dataset.row_count,
+            "warnings": [warning.description for warning in dataset.warnings],
+        }
+
+    async def file_exists(self, name: str) -> None:
+        """See Peers."""
+        await self._files.GetFile(file_pb2.GetFileRequest(name=name))
+
+    async def base(self, public_id: str) -> dict[str, Any]:
+        """See Peers."""
+        request = catalogue_pb2.GetCatalogueEntryRequest(name=f"catalogueEntries/{public_id}")
+        entry = await self._catalogue.GetCatalogueEntry(request)
+        return {
+            "manifest_key": entry.manifest_key,
+            "digest": entry.digest,
+            "name": entry.model,
+            "public_id": entry.name.rpartition("/")[2],
+        }
+
+    async def register(self, project: str, manifest_key: str, suffix: str) -> tuple[str, str]:
+        """See Peers."""
+        request = model_pb2.CreateModelRequest(parent=f"projects/{project}", manifest_key=manifest_key, suffix=suffix)
+        model = await self._models.CreateModel(request)
+        return model.name, model.public_id
+
+    async def prove(self, model: str) -> dict[str, Any]:
+        """See Peers."""
+        response = await self._models.EnsureServed(model_pb2.EnsureServedRequest(name=model), timeout_s=PROVE_LOOK_S)
+        return dict(response.model.proof)
+
+
+def _part(part: dataset_pb2.DatasetPart) -> dict[str, Any] | None:
+    if not part.row_count:
+        return None
+    artifact = part.artifact
+    return {"key": artifact.key, "size_bytes": artifact.size_bytes, "sha256": artifact.sha256, "row_count": part.row_count}

@@ -1,0 +1,154 @@
+"""Recipes: every hyperparameter of a job, with its unit, its bounds, and the rule that chooses it when nobody did."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from services.common.errors import Violation
+
+SCHEDULES = ("cosine", "linear", "constant")
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+# Lower and upper bound, both allowed, and the range beyond which a warning is due.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "learning_rate": (1e-8, 1.0),
+    "learning_rate_multiplier": (1e-4, 100.0),
+    "epochs": (1, 50),
+    "batch_size": (1, 1024),
+    "rank": (1, 256),
+    "alpha": (1e-3, 1024.0),
+    "dropout": (0.0, 0.99),
+    "warmup_fraction": (0.0, 0.99),
+    "weight_decay": (0.0, 0.99),
+    "max_gradient_norm": (1e-3, 1000.0),
+    "max_length": (16, 131072),
+    "validation_interval_steps": (1, 100_000),
+    "seed": (0, 2**31 - 1),
+}
+USUAL: dict[str, tuple[float, float]] = {"learning_rate": (1e-5, 1e-3), "epochs": (1, 10), "rank": (4, 64)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete recipe. Units: learning_rate per AdamW step; batch_size rows per step; lengths tokens."""
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+    warmup_fraction: float
+    schedule: str
+    weight_decay: float
+    max_gradient_norm: float
+    max_length: int
+    validation_interval_steps: int
+    seed: int
+
+    def to_document(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {**asdict(self), "target_modules": list(self.target_modules)}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Recipe":
+        """Read it from JSON."""
+        return cls(**{**document, "target_modules": tuple(document["target_modules"])})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a hyperparameter that nobody gave, by which rule."""
+
+    name: str
+    value: Any
+    rule: str
+
+
+def check(asked: Mapping[str, Any]) -> list[Violation]:
+    """Return every mistake in the hyperparameters that were given."""
+    violations = []
+    for name, (low, high) in BOUNDS.items():
+        value = asked.get(name)
+        if value is not None and not low <= value <= high:  # also refuses NaN
+            violations.append(
+                Violation(f"recipe.{name}", "OUT_OF_BOUNDS", f"{name} is {value}; choose a value from {low:g} to {high:g}.")
+            )
+    if asked.get("learning_rate") is not None and asked.get("learning_rate_multiplier") is not None:
+        violations.append(
+            Violation(
+                "recipe.learning_rate_multiplier",
+                "EXCLUSIVE",
+                "Give learning_rate or learning_rate_multiplier, not both.",
+            )
+        )
+    if asked.get("schedule") not in (None, *SCHEDULES):
+        violations.append(Violation("recipe.schedule", "UNKNOWN", f"schedule is one of {', '.join(SCHEDULES)}."))
+    return violations
+
+
+def warnings(recipe: Recipe) -> list[str]:
+    """Return a sentence for each value outside what is usual for LoRA."""
+    told = []
+    for name, (low, high) in USUAL.items():
+        value = getattr(recipe, name)
+        if not low <= value <= high:
+            told.append(f"{name} is {value:g}; usual for LoRA is {low:g} to {high:g}.")
+    return told
+
+
+def resolve(asked: Mapping[str, Any], *, train_rows: int, base_config: Mapping[str, Any]) -> tuple[Recipe, list[Choice]]:
+    """Complete a recipe for a dataset and a base; `base_config` is the base's config.json.
+
+    Source: the automatic learning rate is 10 × 5e-5 × (2000 / hidden size) ** 0.781, the rule that tinker-cookbook's
+    `hyperparam_utils.py` gives for Llama, capped at the upper end of the usual range; LoRA's rate being about ten times
+    that of full fine-tuning, and small batches: Schulman et al., "LoRA Without Regret", 2025.
+    """
+    choices: list[Choice] = []
+
+    def take(name: str, value: Any, rule: str) -> Any:
+        if asked.get(name) is not None:
+            return asked[name]
+        choices.append(Choice(name, value, rule))
+        return value
+
+    hidden_size = int(base_config.get("hidden_size") or 2000)
+    automatic_rate = min(1e-3, 10 * 5e-5 * (2000 / hidden_size) ** 0.781)
+    multiplier = asked.get("learning_rate_multiplier")
+    if multiplier is not None:
+        rate = automatic_rate * multiplier
+        choices.append(Choice("learning_rate", rate, f"{multiplier:g} × the automatic rate {automatic_rate:.2g}"))
+    else:
+        rate = take("learning_rate", automatic_rate, "5e-4 × (2000 / hidden size)^0.781, at most 1e-3")
+    batch_size = take("batch_size", max(1, min(16, train_rows // 8)), "16, or an eighth of the rows where that is less")
+    epochs = take("epochs", max(1, min(10, round(1000 / max(train_rows, 1)))), "about 1000 rows in all, 1 to 10 passes")
+    steps = epochs * -(-train_rows // batch_size)
+    rank = take("rank", 16, "16")
+    targets = take(
+        "target_modules", _targets(base_config), "the attention projections, or every linear layer where they have other names"
+    )
+    max_length = min(2048, int(base_config.get("max_position_embeddings") or 2048))
+    recipe = Recipe(
+        learning_rate=rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        rank=rank,
+        alpha=take("alpha", 2.0 * rank, "twice the rank"),
+        dropout=take("dropout", 0.0, "0: few passes need none"),
+        target_modules=tuple(targets),
+        warmup_fraction=take("warmup_fraction", 0.05, "5% of the steps"),
+        schedule=take("schedule", "cosine", "cosine"),
+        weight_decay=take("weight_decay", 0.0, "0: the adapter is small"),
+        max_gradient_norm=take("max_gradient_norm", 1.0, "1"),
+        max_length=take("max_length", max_length, "2048, or the base's own limit where that is less"),
+        validation_interval_steps=take("validation_interval_steps", max(1, steps // 5), "five times in a job"),
+        seed=take("seed", 0, "0"),
+    )
+    return recipe, choices
+
+
+def _targets(base_config: Mapping[str, Any]) -> list[str]:
+    known = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Olmo2")
+    architecture = (base_config.get("architectures") or [""])[0]
+    return list(ATTENTION_PROJECTIONS) if architecture.startswith(known) else ["all-linear"]

@@ -1,0 +1,173 @@
+"""FineTuningJobService and WorkerService: proto ↔ use case."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from afina.v1 import fine_tuning_job_pb2 as pb
+from afina.v1 import fine_tuning_job_pb2_grpc, worker_pb2, worker_pb2_grpc
+from google.protobuf import json_format
+
+from services.common.ports.database import Record
+from services.common.transport import wire
+from services.trainer import use_cases
+from services.trainer.job import Job
+from services.trainer.use_cases import Trainer
+
+TOKEN_KEY = "afina-attempt-token"
+_OPTIONAL = (
+    "learning_rate", "epochs", "batch_size", "rank", "alpha", "dropout", "warmup_fraction", "weight_decay", "max_gradient_norm",
+    "max_length", "validation_interval_steps", "seed", "learning_rate_multiplier",
+)  # fmt: skip
+
+
+class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
+    """The jobs' API."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    async def CreateFineTuningJob(
+        self, request: pb.CreateFineTuningJobRequest, context: grpc.aio.ServicerContext
+    ) -> pb.FineTuningJob:
+        """See the proto."""
+        given = request.fine_tuning_job
+        asked = Job(
+            name="",
+            base_model=given.base_model,
+            training_file=given.training_file,
+            dataset=given.dataset,
+            split=_split(given),
+            asked_recipe=_asked(given.recipe),
+            suffix=given.suffix,
+            metadata=dict(given.metadata),
+        )
+        record = await use_cases.create_job(self._trainer, request.parent, asked, request.request_id)
+        return await self._message(record)
+
+    async def GetFineTuningJob(
+        self, request: pb.GetFineTuningJobRequest, context: grpc.aio.ServicerContext
+    ) -> pb.FineTuningJob:
+        """See the proto."""
+        return await self._message(await use_cases.get_job(self._trainer, request.name))
+
+    async def ListFineTuningJobs(
+        self, request: pb.ListFineTuningJobsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListFineTuningJobsResponse:
+        """See the proto."""
+        after, limit = wire.page_of(request.page_size, request.page_token)
+        records = await use_cases.list_jobs(self._trainer, request.parent, after, limit)
+        jobs = [await self._message(record) for record in records]
+        return pb.ListFineTuningJobsResponse(fine_tuning_jobs=jobs, next_page_token=wire.next_page_token(records, limit))
+
+    async def CancelFineTuningJob(
+        self, request: pb.CancelFineTuningJobRequest, context: grpc.aio.ServicerContext
+    ) -> pb.FineTuningJob:
+        """See the proto."""
+        return await self._message(await use_cases.cancel_job(self._trainer, request.name))
+
+    async def ListFineTuningJobEvents(
+        self, request: pb.ListFineTuningJobEventsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListFineTuningJobEventsResponse:
+        """See the proto."""
+        _, limit = wire.page_of(request.page_size, "")
+        events = await use_cases.list_events(self._trainer, request.name, request.after_sequence, limit)
+        return pb.ListFineTuningJobEventsResponse(events=[wire.event(event) for event in events])
+
+    async def WatchFineTuningJob(
+        self, request: pb.WatchFineTuningJobRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchFineTuningJobResponse]:
+        """See the proto."""
+        changes = wire.watch(
+            lambda: use_cases.get_job(self._trainer, request.name),
+            lambda after: use_cases.list_events(self._trainer, request.name, after, wire.WATCH_PAGE),
+            lambda record: Job.from_document(record.document).has_ended,
+            request.after_sequence,
+        )
+        async for record, events in changes:
+            yield pb.WatchFineTuningJobResponse(
+                fine_tuning_job=await self._message(record), events=[wire.event(event) for event in events]
+            )
+
+    async def _message(self, record: Record) -> pb.FineTuningJob:
+        return message_of(record, await use_cases.progress_of(self._trainer, record.name))
+
+
+class WorkerRpc(worker_pb2_grpc.WorkerServiceServicer):
+    """What workers report."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    async def ReportProgress(
+        self, request: worker_pb2.ReportProgressRequest, context: grpc.aio.ServicerContext
+    ) -> worker_pb2.ReportProgressResponse:
+        """See the proto."""
+        token = dict(context.invocation_metadata() or ()).get(TOKEN_KEY, "")
+        events = [wire.new_event(event) for event in request.events]
+        stop = await use_cases.report_progress(
+            self._trainer, request.name, request.attempt, str(token), request.first_number, events
+        )
+        return worker_pb2.ReportProgressResponse(stop_requested=stop)
+
+
+def message_of(record: Record, progress: Any) -> pb.FineTuningJob:
+    """Return a job as it travels."""
+    job = Job.from_document(record.document)
+    message = pb.FineTuningJob(
+        name=job.name,
+        state=pb.FineTuningJob.State.Value(f"STATE_{job.state}"),
+        base_model=job.base_model,
+        training_file=job.training_file,
+        dataset=job.dataset,
+        recipe=_recipe(job.asked_recipe),
+        effective_recipe=_recipe(job.recipe),
+        suffix=job.suffix,
+        metadata=job.metadata,
+        attempt=job.attempt,
+        model=job.model,
+        fine_tuned_model=job.fine_tuned_model if job.state == "SUCCEEDED" else "",
+        error=wire.error_status(job.error),
+        create_time=wire.timestamp(record.create_time),
+        start_time=wire.timestamp(job.start_time),
+        end_time=wire.timestamp(job.end_time),
+        etag=str(record.version),
+    )
+    if job.split:
+        json_format.ParseDict(dict(job.split), message.split)
+    if progress:
+        json_format.ParseDict(dict(progress), message.progress, ignore_unknown_fields=True)
+    return message
+
+
+def _asked(recipe: pb.Recipe) -> dict[str, Any]:
+    asked: dict[str, Any] = {name: getattr(recipe, name) for name in _OPTIONAL if recipe.HasField(name)}
+    if recipe.target_modules:
+        asked["target_modules"] = list(recipe.target_modules)
+    if recipe.schedule:
+        asked["schedule"] = pb.Recipe.Schedule.Name(recipe.schedule).removeprefix("SCHEDULE_").lower()
+    return asked
+
+
+def _recipe(document: Any) -> pb.Recipe | None:
+    if not document:
+        return None
+    fields = {name: document[name] for name in _OPTIONAL if document.get(name) is not None}
+    schedule = document.get("schedule")
+    return pb.Recipe(
+        **fields,
+        target_modules=document.get("target_modules", []),
+        schedule=f"SCHEDULE_{schedule.upper()}" if schedule else None,
+    )
+
+
+def _split(given: pb.FineTuningJob) -> dict[str, Any]:
+    if not given.HasField("split"):
+        return {}
+    split = given.split
+    return {
+        "train_fraction": split.train_fraction,
+        "validation_fraction": split.validation_fraction,
+        "test_fraction": split.test_fraction,
+        "seed": split.seed,
+    }

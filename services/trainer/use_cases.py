@@ -1,0 +1,150 @@
+"""What can be asked of the trainer: one short function a verb."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from services.common.errors import Conflict, InvalidInput, NotFound, Unauthenticated, Violation, WrongState
+from services.common.names import new_id, parse, project_of
+from services.common.ports.database import Database, NewEvent, Record, StoredEvent
+from services.common.ports.launcher import Launcher
+from services.common.ports.object_store import ObjectStore
+from services.common.telemetry import trace_id
+from services.trainer import recipe
+from services.trainer.clients import Peers
+from services.trainer.job import ATTEMPT_KIND, KIND, Job
+
+JOB_PATTERN = "projects/{project}/fineTuningJobs/{job}"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What the trainer's use cases work with."""
+
+    database: Database
+    store: ObjectStore
+    launcher: Launcher
+    peers: Peers
+    worker_environment: Mapping[str, str]
+
+
+async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str) -> Record:
+    """Create a job, which begins by itself. Raises: InvalidInput (every mistake at once), NotFound (file, dataset, base)."""
+    project = project_of(parent)
+    _check(asked)
+    await trainer.peers.base(asked.base_model)
+    if asked.training_file:
+        await trainer.peers.file_exists(asked.training_file)
+    else:
+        await trainer.peers.dataset(asked.dataset)
+    name = f"projects/{project}/fineTuningJobs/{new_id('ftjob')}"
+    job = Job(
+        name=name,
+        base_model=asked.base_model,
+        training_file=asked.training_file,
+        dataset=asked.dataset,
+        split=asked.split,
+        asked_recipe=asked.asked_recipe,
+        suffix=asked.suffix,
+        metadata=asked.metadata,
+        trace_id=trace_id.get(),
+    )
+    created = NewEvent("STATE_CHANGED", "The job was created; its data are validated next.", data={"state": job.state})
+    return await trainer.database.create(
+        KIND, name, job.to_document(), due_time=datetime.now(UTC), request_id=request_id, events=[created]
+    )
+
+
+async def get_job(trainer: Trainer, name: str) -> Record:
+    """Return a job. Raises: NotFound."""
+    parse(JOB_PATTERN, name)
+    return await trainer.database.get(KIND, name)
+
+
+async def list_jobs(trainer: Trainer, parent: str, after: int | None, limit: int) -> Sequence[Record]:
+    """Return jobs of a project, newest first."""
+    project_of(parent)
+    return await trainer.database.list(KIND, parent, after=after, limit=limit)
+
+
+async def cancel_job(trainer: Trainer, name: str) -> Record:
+    """Ask a job to end as CANCELLED. Raises: NotFound, WrongState (it has ended)."""
+    for _ in range(10):  # the reconcile loop may write between our read and our write
+        record = await get_job(trainer, name)
+        job = Job.from_document(record.document)
+        if job.state == "CANCELLING":
+            return record
+        if job.has_ended:
+            raise WrongState(f"{name} has ended as {job.state}; there is nothing to cancel.", metadata={"state": job.state})
+        moved = job.move("CANCELLING")
+        event = NewEvent("STATE_CHANGED", "Somebody asked to cancel; the job stops.", data={"state": moved.state})
+        try:
+            return await trainer.database.update(record, moved.to_document(), due_time=datetime.now(UTC), events=[event])
+        except Conflict:
+            continue
+    raise Conflict(f"{name} changes too often to be cancelled; repeat.")
+
+
+async def list_events(trainer: Trainer, name: str, after: int, limit: int) -> Sequence[StoredEvent]:
+    """Return a job's events, oldest first. Raises: NotFound."""
+    await get_job(trainer, name)
+    return await trainer.database.events(KIND, name, after=after, limit=limit)
+
+
+async def progress_of(trainer: Trainer, name: str) -> Mapping[str, Any]:
+    """Return the data of a job's newest STEP event, or nothing. Derived, so that progress never competes with state."""
+    event = await trainer.database.last_event(KIND, name, "STEP")
+    return event.data if event else {}
+
+
+async def report_progress(
+    trainer: Trainer, name: str, attempt: int, token: str, first_number: int, events: Sequence[NewEvent]
+) -> bool:
+    """Record a worker's events, each once, and say whether it should stop. Raises: Unauthenticated."""
+    parse(JOB_PATTERN, name)
+    record = await trainer.database.get(KIND, name)
+    job = Job.from_document(record.document)
+    try:
+        reported = await trainer.database.get(ATTEMPT_KIND, f"{name}/attempts/{attempt}")
+    except NotFound as error:
+        raise Unauthenticated("There is no such attempt.", reason="ATTEMPT_UNKNOWN") from error
+    if not hmac.compare_digest(reported.document["token_sha256"], token_sha256(token)):
+        raise Unauthenticated("The token is not this attempt's.", reason="TOKEN_WRONG")
+    if job.has_ended or attempt < job.attempt:
+        raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
+    known = int(reported.document["next_number"])
+    fresh = events[max(0, known - first_number) :]
+    if fresh:
+        document = {**reported.document, "next_number": first_number + len(events)}
+        await trainer.database.update(reported, document)
+        await trainer.database.append(KIND, name, fresh)
+    return job.state == "CANCELLING"
+
+
+def token_sha256(token: str) -> str:
+    """How an attempt's token is kept."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _check(asked: Job) -> None:
+    violations = recipe.check(asked.asked_recipe)
+    if not asked.base_model:
+        violations.append(Violation("fine_tuning_job.base_model", "REQUIRED", "Give base_model: an id from the catalogue."))
+    if bool(asked.training_file) == bool(asked.dataset):
+        violations.append(
+            Violation("fine_tuning_job.training_file", "EXACTLY_ONE", "Give either training_file or dataset.")
+        )
+    if asked.suffix and not re.fullmatch(r"[a-z0-9-]{1,64}", asked.suffix):
+        violations.append(
+            Violation("fine_tuning_job.suffix", "MALFORMED", "suffix has at most 64 characters of a-z, 0-9 and -.")
+        )
+    if len(asked.metadata) > 16 or any(len(k) > 64 or len(v) > 512 for k, v in asked.metadata.items()):
+        violations.append(
+            Violation("fine_tuning_job.metadata", "TOO_LARGE", "metadata has at most 16 pairs, keys of 64 and values of 512 characters.")
+        )
+    if violations:
+        raise InvalidInput("The job can't be created: " + " ".join(v.description for v in violations), violations=violations)
