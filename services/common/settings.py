@@ -1,10 +1,10 @@
 """Settings: the environment, parsed once into a frozen dataclass, with every mistake reported at once.
 
-    @dataclass(frozen=True)
-    class Settings:
-        object_store: str = setting("OBJECT_STORE", "file:///… – where artifacts are")
-        lease_s: float = setting("LEASE_S", "seconds that a claim lasts", default=60.0)
-        token: str = setting("TOKEN", "what the store asks for", secret=True)
+@dataclass(frozen=True)
+class Settings:
+    object_store: str = setting("OBJECT_STORE", "file:///… – where artifacts are")
+    lease_s: float = setting("LEASE_S", "seconds that a claim lasts", default=60.0)
+    token: str = setting("TOKEN", "what the store asks for", secret=True)
 """
 
 import dataclasses

@@ -10,9 +10,11 @@ The result is what the manifest under the job's one key says. Whoever commits it
 anybody looks at processes: a worker that finished while the service was away has finished.
 """
 
+import asyncio
 import json
 import secrets
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,8 +54,8 @@ async def _validate(trainer: Trainer, job: Job) -> Change:
     name = job.dataset or await trainer.peers.finalize(job.training_file, job.split)
     dataset = await trainer.peers.dataset(name)
     base = await trainer.peers.base(job.base_model)
-    manifest = Manifest.from_json(trainer.store.read(base["manifest_key"]))
-    base_config = json.loads(trainer.store.read(manifest.file("config.json").key))
+    manifest = Manifest.from_json(await asyncio.to_thread(trainer.store.read, base["manifest_key"]))
+    base_config = json.loads(await asyncio.to_thread(trainer.store.read, manifest.file("config.json").key))
     chosen, choices = recipe.resolve(job.asked_recipe, train_rows=dataset["train"]["row_count"], base_config=base_config)
     counts = {part: (dataset[part] or {}).get("row_count", 0) for part in ("train", "validation", "test")}
     events = [
@@ -62,7 +64,10 @@ async def _validate(trainer: Trainer, job: Job) -> Change:
             f"The data are valid: {counts['train']} rows to train, {counts['validation']} to validate, {counts['test']} held out.",
             data={"dataset": name, **counts},
         ),
-        *(NewEvent("HYPERPARAMETER", f"{c.name} = {c.value} ({c.rule}).", data={"name": c.name, "value": c.value}) for c in choices),
+        *(
+            NewEvent("HYPERPARAMETER", f"{c.name} = {c.value} ({c.rule}).", data={"name": c.name, "value": c.value})
+            for c in choices
+        ),
         *(NewEvent("WARNING", text, "WARNING") for text in [*recipe.warnings(chosen), *dataset["warnings"]]),
     ]
     moved = job.move("PENDING", dataset=name, dataset_spec=dataset, base=base, recipe=chosen.to_document())
@@ -71,13 +76,14 @@ async def _validate(trainer: Trainer, job: Job) -> Change:
 
 async def _start(trainer: Trainer, job: Job) -> Change:
     """Launch an attempt, or adopt the one that was launched."""
-    if job.attempt and (seen := await trainer.launcher.observe(job.workload_key(job.attempt))).state != WorkloadState.GONE:
+    if job.attempt and not job.is_attempt_over:
+        seen = await trainer.launcher.observe(job.workload_key(job.attempt))
         if seen.state == WorkloadState.PENDING:
             return Change(job.to_document(), LOOK_AGAIN_S)
         moved = job.move("RUNNING", start_time=job.start_time or now())
         return Change(moved.to_document(), LOOK_AGAIN_S, [_state_event(moved, f"Attempt {job.attempt} runs.")])
     attempt = await _launch(trainer, job)
-    changed = Job.from_document({**job.to_document(), "attempt": attempt})
+    changed = Job.from_document({**job.to_document(), "attempt": attempt, "is_attempt_over": False})
     seen = await trainer.launcher.observe(job.workload_key(attempt))
     waiting = [NewEvent("QUEUED", seen.message, data={"position": seen.position})] if seen.state == WorkloadState.PENDING else []
     return Change(changed.to_document(), 0.0 if not waiting else LOOK_AGAIN_S, waiting)
@@ -95,7 +101,7 @@ async def _launch(trainer: Trainer, job: Job) -> int:
                 return attempt
             continue
         spec_key = f"jobs/{job.id}/spec-{attempt}.json"
-        trainer.store.commit(spec_key, json.dumps(_spec(job, attempt), indent=1).encode())
+        await asyncio.to_thread(trainer.store.commit, spec_key, json.dumps(_spec(job, attempt), indent=1).encode())
         workload = Workload(
             key=job.workload_key(attempt),
             kind="job",
@@ -134,7 +140,7 @@ async def _observe(trainer: Trainer, job: Job) -> Change:
     """Look for the manifest first, then for the worker."""
     seen = await trainer.launcher.observe(job.workload_key(job.attempt))
     try:
-        trainer.store.head(job.manifest_key)
+        await asyncio.to_thread(trainer.store.head, job.manifest_key)
     except errors.ArtifactNotFound:
         if not seen.has_ended:
             return Change(job.to_document(), LOOK_AGAIN_S)
@@ -146,7 +152,7 @@ async def _observe(trainer: Trainer, job: Job) -> Change:
 async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change:
     """Decide what follows an attempt that ended without a result."""
     if seen.exit_code == EXIT_INVALID_INPUT:
-        told = json.loads(trainer.store.read(f"jobs/{job.id}/error-{job.attempt}.json"))
+        told = json.loads(await asyncio.to_thread(trainer.store.read, f"jobs/{job.id}/error-{job.attempt}.json"))
         violations = [errors.Violation(**violation) for violation in told.get("violations", [])]
         raise errors.InvalidInput(told["message"], reason=told["reason"], violations=violations)
     if job.attempt >= MAX_ATTEMPTS:
@@ -156,7 +162,7 @@ async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change
             f"The worker ended {job.attempt} times without a result. {seen.message} Its last words: {' | '.join(lines)}",
             reason="WORKER_CRASHED",
         )
-    moved = job.move("PENDING")
+    moved = job.move("PENDING", is_attempt_over=True)
     message = f"Attempt {job.attempt} ended without a result: {seen.message} The next one goes on from its last checkpoint."
     return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, "WARNING", {"exit_code": seen.exit_code})])
 
@@ -179,7 +185,9 @@ async def _prove(trainer: Trainer, job: Job) -> Change:
         return Change(job.to_document(), 1.0)
     succeeded = job.move("SUCCEEDED")
     events = [NewEvent("MODEL_PROVEN", "The server's answers are the model's.", data=proof)]
-    return Change(succeeded.to_document(), None, [*events, _state_event(succeeded, f"The job has succeeded: {job.fine_tuned_model}.")])
+    return Change(
+        succeeded.to_document(), None, [*events, _state_event(succeeded, f"The job has succeeded: {job.fine_tuned_model}.")]
+    )
 
 
 async def _cancel(trainer: Trainer, job: Job) -> Change:

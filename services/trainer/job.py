@@ -41,6 +41,7 @@ class Job:
     base: Mapping[str, Any] = field(default_factory=dict)
     dataset_spec: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
+    is_attempt_over: bool = False
     model: str = ""
     fine_tuned_model: str = ""
     error: Mapping[str, Any] = field(default_factory=dict)

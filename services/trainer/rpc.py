@@ -45,9 +45,7 @@ class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
         record = await use_cases.create_job(self._trainer, request.parent, asked, request.request_id)
         return await self._message(record)
 
-    async def GetFineTuningJob(
-        self, request: pb.GetFineTuningJobRequest, context: grpc.aio.ServicerContext
-    ) -> pb.FineTuningJob:
+    async def GetFineTuningJob(self, request: pb.GetFineTuningJobRequest, context: grpc.aio.ServicerContext) -> pb.FineTuningJob:
         """See the proto."""
         return await self._message(await use_cases.get_job(self._trainer, request.name))
 

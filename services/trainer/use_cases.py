@@ -135,16 +135,14 @@ def _check(asked: Job) -> None:
     if not asked.base_model:
         violations.append(Violation("fine_tuning_job.base_model", "REQUIRED", "Give base_model: an id from the catalogue."))
     if bool(asked.training_file) == bool(asked.dataset):
-        violations.append(
-            Violation("fine_tuning_job.training_file", "EXACTLY_ONE", "Give either training_file or dataset.")
-        )
+        violations.append(Violation("fine_tuning_job.training_file", "EXACTLY_ONE", "Give either training_file or dataset."))
     if asked.suffix and not re.fullmatch(r"[a-z0-9-]{1,64}", asked.suffix):
-        violations.append(
-            Violation("fine_tuning_job.suffix", "MALFORMED", "suffix has at most 64 characters of a-z, 0-9 and -.")
-        )
+        violations.append(Violation("fine_tuning_job.suffix", "MALFORMED", "suffix has at most 64 characters of a-z, 0-9 and -."))
     if len(asked.metadata) > 16 or any(len(k) > 64 or len(v) > 512 for k, v in asked.metadata.items()):
         violations.append(
-            Violation("fine_tuning_job.metadata", "TOO_LARGE", "metadata has at most 16 pairs, keys of 64 and values of 512 characters.")
+            Violation(
+                "fine_tuning_job.metadata", "TOO_LARGE", "metadata has at most 16 pairs, keys of 64 and values of 512 characters."
+            )
         )
     if violations:
         raise InvalidInput("The job can't be created: " + " ".join(v.description for v in violations), violations=violations)

@@ -39,7 +39,7 @@ class WorkloadState(StrEnum):
 
 @dataclass(frozen=True)
 class Observation:
-    """What the launcher sees. `exit_code` is set when it ended by itself; `message` is for people; `position` counts PENDING from 1."""
+    """What the launcher sees: `exit_code` where it ended by itself, `message` for people, `position` of a PENDING one from 1."""
 
     state: WorkloadState
     exit_code: int | None = None

@@ -1,8 +1,8 @@
 """A gRPC client that raises Afina's errors: the other end of `grpc_server`.
 
-    files = Client(FileServiceStub, "127.0.0.1:50051")
-    file = await files.GetFile(file_pb2.GetFileRequest(name=name), timeout_s=10)
-    async for part in files.ReadFile(request): ...
+files = Client(FileServiceStub, "127.0.0.1:50051")
+file = await files.GetFile(file_pb2.GetFileRequest(name=name), timeout_s=10)
+async for part in files.ReadFile(request): ...
 """
 
 import json

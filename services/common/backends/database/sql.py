@@ -100,7 +100,10 @@ class SqlDatabase(Database):
             return await self._run(transaction)
         except IntegrityError as error:
             if request_id:  # a twin may have won between our look and our insert
-                return await self._run(lambda c: _twin(c, kind, name, request_id, error))
+                r = _resources.c
+                twin = await self._run(lambda connection: _select(connection, r.kind == kind, r.request_id == request_id))
+                if twin is not None:
+                    return _record(twin)
             raise AlreadyExists(f"{name} exists already.", metadata={"name": name}) from error
 
     async def get(self, kind: str, name: str) -> Record:
@@ -131,7 +134,9 @@ class SqlDatabase(Database):
             )  # fmt: skip
             if changed.rowcount != 1:
                 _require(connection, record.kind, record.name)
-                raise Conflict(f"{record.name} was changed by somebody else; read it again and repeat.", metadata={"name": record.name})
+                raise Conflict(
+                    f"{record.name} was changed by somebody else; read it again and repeat.", metadata={"name": record.name}
+                )
             self._append(connection, record.kind, record.name, events)
             return _record(_require(connection, record.kind, record.name))
 
@@ -285,13 +290,6 @@ def _require(connection: sa.Connection, kind: str, name: str) -> Any:
     if row is None:
         raise NotFound(f"There is no {name}.", metadata={"name": name})
     return row
-
-
-def _twin(connection: sa.Connection, kind: str, name: str, request_id: str, error: Exception) -> Record:
-    row = _select(connection, _resources.c.kind == kind, _resources.c.request_id == request_id)
-    if row is None:
-        raise AlreadyExists(f"{name} exists already.", metadata={"name": name}) from error
-    return _record(row)
 
 
 def _record(row: Any) -> Record:

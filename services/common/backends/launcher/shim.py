@@ -5,6 +5,7 @@ behind as the parent, so that neither the launcher nor the service has to live a
 rename), so a reader never sees half of one. It imports little: its start delays every launch.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -71,10 +72,8 @@ def _wait(process: subprocess.Popen[bytes], stopping: list[bool], grace_s: float
 
 
 def _signal(group: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-    except ProcessLookupError:
-        pass
 
 
 def start_time(pid: int) -> int | None:

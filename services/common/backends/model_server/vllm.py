@@ -25,7 +25,7 @@ MAX_LORA_RANK = 64
 MAX_SLOTS = 4  # adapters in one batch; each costs memory for the highest rank on every module
 MAX_CPU_ADAPTERS = 32
 MAX_STREAMS = 16
-DRAIN_S = 30
+DRAIN_S = 15  # less than what a launcher grants before it kills
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,13 @@ def _environment(plan: ServerPlan) -> dict[str, str]:
         "TORCH_COMPILE_DISABLE": "1",  # log-probability requests otherwise call a compiler that an image lacks
     }
     if plan.accelerator == "cpu":
-        # Unbound threads take whatever cores the machine gives and leave them to others when idle.
-        environment |= {"VLLM_CPU_KVCACHE_SPACE": str(plan.kv_cache_gib), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        # Unbound threads take whatever cores there are, and threads that sleep while they wait leave them to others:
+        # beside a busy neighbour that was 3 to 7 times as fast as threads that spin.
+        environment |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(plan.kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_WAIT_POLICY": "passive",
+        }
     return environment
 
 

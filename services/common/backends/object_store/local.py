@@ -5,6 +5,7 @@ exists, so of two writers one wins, and a reader never sees half of an object. T
 boundary: whoever may read the folder may read every object.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -104,10 +105,8 @@ class _Staged:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a full disk can fail the close as well; the write has said so already
             self._file.close()
-        except OSError:  # a full disk can fail the close as well; the write has said so already
-            pass
         self.path.unlink(missing_ok=True)
 
     def write(self, data: bytes) -> None:
@@ -138,7 +137,13 @@ class _disk_errors:
 def _parts(key: str) -> tuple[str, ...]:
     """Split a key, refusing whatever could leave the folder."""
     parts = PurePosixPath(key).parts
-    if not parts or key.startswith("/") or "\\" in key or "\0" in key or any(p in ("..", ".") or p.startswith(STAGING) for p in parts):
+    if (
+        not parts
+        or key.startswith("/")
+        or "\\" in key
+        or "\0" in key
+        or any(p in ("..", ".") or p.startswith(STAGING) for p in parts)
+    ):
         raise InvalidInput(f"{key!r} is not a key.", reason="KEY_INVALID")
     return parts
 

@@ -1,0 +1,53 @@
+"""What tests of every kind build on: waiting for a condition, running a program's gRPC server, ports, rows."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from services.common.transport.grpc_server import GrpcServer, Registration
+
+
+async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0) -> Any:
+    """Return the first truthy value of a check; fail with what was last seen."""
+    seen: Any = None
+    end = asyncio.get_running_loop().time() + timeout_s
+    while asyncio.get_running_loop().time() < end:
+        seen = check()
+        if isinstance(seen, Awaitable):
+            seen = await seen
+        if seen:
+            return seen
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s; last seen: {seen!r}")
+
+
+@contextlib.asynccontextmanager
+async def serving(*registrations: Registration) -> AsyncIterator[str]:
+    """Serve over real gRPC on a free loopback port, and give its address."""
+    server = GrpcServer("127.0.0.1:0", registrations)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        await server.stop(0.1)
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    """Return one training row."""
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Return rows as JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

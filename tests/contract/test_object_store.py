@@ -1,0 +1,135 @@
+"""Each promise of the ObjectStore port, on every backend."""
+
+import hashlib
+import io
+import threading
+from pathlib import Path
+
+import pytest
+
+from services.common.backends import choose
+from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
+from services.common.ports.manifest import Manifest, fetch_folder, put_folder
+from services.common.ports.object_store import Artifact, ObjectStore
+
+
+@pytest.fixture(params=["local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return choose.object_store(f"file://{tmp_path}/objects")
+
+
+def test_put_places_bytes_under_prefix_and_digest_and_tells_size_and_sha256(store: ObjectStore) -> None:
+    data = b"a" * 3_000_000
+    digest = hashlib.sha256(data).hexdigest()
+    assert store.put("files", io.BytesIO(data)) == Artifact(f"files/{digest}", len(data), digest)
+    assert store.read(f"files/{digest}") == data
+    assert store.head(f"files/{digest}") == len(data)
+
+
+def test_putting_the_same_bytes_twice_is_one_object(store: ObjectStore) -> None:
+    first = store.put("files", io.BytesIO(b"same"))
+    second = store.put("files", io.BytesIO(b"same"))
+    assert first == second
+    assert list(store.list("files/")) == [first.key]
+
+
+def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
+    artifact = store.put("files", io.BytesIO(b""))
+    assert artifact.size_bytes == 0
+    assert store.read(artifact.key) == b""
+
+
+def test_the_absent_is_artifact_not_found_for_open_and_head(store: ObjectStore) -> None:
+    for verb in (store.open, store.head, store.read):
+        with pytest.raises(ArtifactNotFound) as caught:
+            verb("files/absent")
+        assert caught.value.metadata == {"key": "files/absent"}
+
+
+def test_list_yields_keys_under_a_prefix_in_order_and_nothing_for_an_unused_one(store: ObjectStore) -> None:
+    for key in ("b/2", "a/1", "b/1", "bb/3"):
+        store.commit(key, b"x")
+    assert list(store.list("b/")) == ["b/1", "b/2"]
+    assert list(store.list("zzz/")) == []
+
+
+def test_commit_has_exactly_one_winner_among_threads(store: ObjectStore) -> None:
+    barrier = threading.Barrier(8)
+    results: list[tuple[int, bool]] = []
+
+    def attempt(number: int) -> None:
+        barrier.wait()
+        results.append((number, store.commit("jobs/a/manifest.json", f"{number}".encode())))
+
+    threads = [threading.Thread(target=attempt, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [number for number, won in results if won]
+    assert len(results) == 8
+    assert len(winners) == 1
+    assert store.read("jobs/a/manifest.json") == f"{winners[0]}".encode()
+
+
+def test_commit_keeps_the_first_document(store: ObjectStore) -> None:
+    assert store.commit("m.json", b"first") is True
+    assert store.commit("m.json", b"second") is False
+    assert store.read("m.json") == b"first"
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../b", "", ".", "a\0b", "a\\b", ".staging/x"])
+def test_a_key_that_could_leave_the_store_is_refused(store: ObjectStore, key: str) -> None:
+    for verb in (store.open, store.head, lambda k: store.commit(k, b"")):
+        with pytest.raises(InvalidInput):
+            verb(key)
+
+
+def test_a_stream_that_breaks_leaves_nothing_behind(store: ObjectStore) -> None:
+    class Broken(io.RawIOBase):
+        calls = 0
+
+        def read(self, size: int = -1) -> bytes:
+            self.calls += 1
+            if self.calls > 2:
+                raise Unavailable("the client went away")
+            return b"x" * 1000
+
+    with pytest.raises(Unavailable):
+        store.put("files", Broken())  # type: ignore[arg-type]
+    assert list(store.list("")) == []
+
+
+def test_a_folder_comes_back_as_it_was_and_is_fetched_once(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    (source / "sub").mkdir(parents=True)
+    (source / "config.json").write_text("{}")
+    (source / "sub" / "weights").write_bytes(b"\x00" * 100)
+    manifest = put_folder(store, "bases", source, "base", {"a": 1})
+    read = Manifest.from_json(manifest.to_json())
+    assert read == manifest
+    folder = fetch_folder(store, read, tmp_path / "cache")
+    assert folder.name == manifest.digest
+    assert (folder / "sub" / "weights").read_bytes() == b"\x00" * 100
+    assert fetch_folder(store, read, tmp_path / "cache") == folder
+
+
+def test_a_folder_with_a_flipped_bit_is_refused_and_not_left_in_the_cache(store: ObjectStore, tmp_path: Path) -> None:
+    store.commit("bases/abc", b"flipped")
+    lying = Artifact("bases/abc", 7, hashlib.sha256(b"right").hexdigest())
+    from services.common.ports.manifest import ManifestFile
+
+    manifest = Manifest("base", (ManifestFile("config.json", lying),), {})
+    with pytest.raises(InvalidInput) as caught:
+        fetch_folder(store, manifest, tmp_path / "cache")
+    assert caught.value.reason == "ARTIFACT_CORRUPT"
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_manifest_whose_path_leaves_its_folder_is_refused() -> None:
+    document = (
+        b'{"kind":"base","digest":"x","data":{},"files":[{"path":"../../etc/passwd","key":"k","size_bytes":1,"sha256":"s"}]}'
+    )
+    with pytest.raises(InvalidInput) as caught:
+        Manifest.from_json(document)
+    assert caught.value.reason == "PATH_ESCAPES"
