@@ -21,8 +21,7 @@ from services.common.ports.model_server import ModelServer
 HEALTH_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 180.0  # the engine may share its cores with a training run, and falls to a tenth of its speed then
 MAX_CANDIDATES = 16
-MAX_LORA_RANK = 64
-MAX_SLOTS = 4  # adapters in one batch; each costs memory for the highest rank on every module
+MAX_SLOTS = 4  # adapters in one batch
 MAX_CPU_ADAPTERS = 32
 MAX_STREAMS = 16
 DRAIN_S = 15  # less than what a launcher grants before it kills
@@ -40,6 +39,7 @@ class ServerPlan:
     object_store: str
     cache: str
     max_length: int = 2048
+    max_rank: int = 16
     accelerator: str = "cpu"  # "cpu" | "cuda"
     kv_cache_gib: int = 1  # on a CPU; a GPU takes what it has
     credentials: tuple[tuple[str, str], ...] = ()  # what the store asks for
@@ -69,7 +69,7 @@ def _command(plan: ServerPlan) -> tuple[str, ...]:
         "--max-num-seqs", str(MAX_STREAMS),
         "--enable-lora",
         "--max-loras", str(MAX_SLOTS),
-        "--max-lora-rank", str(MAX_LORA_RANK),
+        "--max-lora-rank", str(plan.max_rank),
         "--max-cpu-loras", str(MAX_CPU_ADAPTERS),
         "--shutdown-timeout", str(DRAIN_S),
         "--disable-uvicorn-access-log",
@@ -82,7 +82,7 @@ def _environment(plan: ServerPlan) -> dict[str, str]:
         "AFINA_ADAPTER_STORE": plan.object_store,
         "AFINA_CACHE": plan.cache,
         "AFINA_BASE_DIGEST": plan.base_digest,
-        "AFINA_MAX_LORA_RANK": str(MAX_LORA_RANK),
+        "AFINA_MAX_LORA_RANK": str(plan.max_rank),
         "VLLM_API_KEY": plan.api_key,
         "VLLM_PLUGINS": "afina",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",  # without it vLLM never asks the plugin
