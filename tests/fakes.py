@@ -1,6 +1,11 @@
 """Doubles for what a real backend can't do on request: end a workload on cue, answer as told, stop the clock."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.launcher import Launcher, LaunchManifest, Observation, Workload, WorkloadState
+from services.common.ports.model_server import ModelServer
 
 
 class ScriptedLauncher(Launcher):
@@ -46,3 +51,52 @@ class ScriptedLauncher(Launcher):
     def environment(self, key: str) -> dict[str, str]:
         """What a workload was given."""
         return dict(self.manifests[key]["environment"])
+
+
+class ScriptedModelServer(ModelServer):
+    """An engine that gives one number for every token of a model, and the same token ids for every chat."""
+
+    def __init__(self, base_digest: str, answers: dict[str, float], refused: set[str]) -> None:
+        self.is_running = True
+        self.known = [base_digest]
+        self.answers = answers
+        self.refused = refused
+        self.template = [1, 2, 3]
+        self.loads: list[str] = []
+
+    async def is_up(self) -> bool:
+        return self.is_running
+
+    async def load(self, digest: str) -> None:
+        self._require_running()
+        if digest in self.refused:
+            raise InvalidInput(f"The engine refuses {digest}.", reason="SERVER_REFUSED")
+        if digest not in self.known:
+            self.known.append(digest)
+            self.loads.append(digest)
+
+    async def unload(self, digest: str) -> None:
+        self._require_running()
+        if digest in self.known[1:]:
+            self.known.remove(digest)
+
+    async def loaded(self) -> list[str]:
+        self._require_running()
+        return list(self.known)
+
+    async def token_ids(self, digest: str, messages: Sequence[dict[str, Any]]) -> list[int]:
+        self._require_known(digest)
+        return list(self.template)
+
+    async def logprobs(self, digest: str, prefix_token_ids: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+        self._require_known(digest)
+        return [self.answers.get(digest, -1.0)] * len(token_ids)
+
+    def _require_running(self) -> None:
+        if not self.is_running:
+            raise Unavailable("The scripted server is down.")
+
+    def _require_known(self, digest: str) -> None:
+        self._require_running()
+        if digest not in self.known:
+            raise InvalidInput(f"The engine does not know {digest}.", reason="SERVER_REFUSED")

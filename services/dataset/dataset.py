@@ -41,7 +41,7 @@ class Split:
         if not violations and abs(total - 1) > 1e-6:
             violations.append(Violation("split", "FRACTIONS_DO_NOT_SUM_TO_1", f"The fractions sum to {total:g}; make it 1."))
         if not violations and not self.train_fraction:
-            violations.append(Violation("split.train_fraction", "NOTHING_TO_TRAIN", "No row would train; give it a share above 0."))
+            violations.append(Violation("split.train_fraction", "NOTHING_TO_TRAIN", "No row would train; give it a share."))
         if violations:
             raise InvalidInput("The split is not a division of the rows.", reason="SPLIT_INVALID", violations=violations)
 

@@ -131,9 +131,7 @@ def parse_line(line: Line) -> dict[str, Any] | Fault:
     if isinstance(value, dict | Fault):
         return value
     found = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}.get(type(value), "a number")
-    return Fault(
-        line.number, "RECORD_NOT_OBJECT", f'The line is {found}; write one object a line: {{"messages": [...]}}.'
-    )
+    return Fault(line.number, "RECORD_NOT_OBJECT", f'The line is {found}; write one object a line: {{"messages": [...]}}.')
 
 
 def _keeps_quotes(value: Any, content: bytes) -> bool:
@@ -158,7 +156,10 @@ def _parse_slowly(line: Line) -> Any:
         column = len(line.content[: error.start].decode()) + 1
         byte = line.content[error.start]
         return Fault(
-            line.number, "ENCODING_INVALID", f"Byte 0x{byte:02x} is not UTF-8; save the file as UTF-8 and upload it again.", column
+            line.number,
+            "ENCODING_INVALID",
+            f"Byte 0x{byte:02x} is not UTF-8; save the file as UTF-8.",
+            column,
         )
     try:
         value = _DECODER.decode(text)
@@ -167,8 +168,8 @@ def _parse_slowly(line: Line) -> Any:
     except RecursionError:
         return _too_deep(line)
     except _Refusal as refusal:
-        column = _column_of(refusal.token, text) if refusal.token else None
-        return Fault(line.number, refusal.reason, refusal.description, column)
+        place = _column_of(refusal.token, text) if refusal.token else None
+        return Fault(line.number, refusal.reason, refusal.description, place)
     if _depth(value) > MAX_DEPTH:
         return _too_deep(line)
     try:
@@ -220,9 +221,7 @@ def _int64(token: str) -> int | float:
     return value if -(1 << 63) <= value < 1 << 64 else _finite(token)
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite, parse_int=_int64
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite, parse_int=_int64)
 _STRING = r'"(?:[^"\\]|\\.)*"'
 
 

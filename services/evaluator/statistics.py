@@ -41,7 +41,7 @@ def mcnemar_p_value(first_only: int, second_only: int) -> float:
     for k in range(min(first_only, second_only)):
         term = term * (discordant - k) // (k + 1)
         tail += term
-    return min(1.0, 2 * tail / 2**discordant)
+    return min(1.0, 2 * tail / (1 << discordant))
 
 
 def paired_difference_interval(

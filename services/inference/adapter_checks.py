@@ -23,7 +23,9 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
 HEADER_LIMIT_BYTES = 100_000_000  # Source: safetensors, "the header is limited to 100MB"
-UNSAFE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".pyc", ".so", ".npy", ".npz", ".h5", ".msgpack"})
+UNSAFE_SUFFIXES = frozenset(
+    {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".pyc", ".so", ".npy", ".npz", ".h5", ".msgpack"}
+)
 # What PEFT can put into a config, changes what the adapter computes, and vLLM either lacks or has never been proven with here.
 UNSUPPORTED_FEATURES = (
     "use_dora", "modules_to_save", "lora_bias", "layer_replication", "alora_invocation_tokens", "use_bdlora", "use_qalora",
@@ -109,6 +111,12 @@ def check_adapter(
             found += _check_targets(pairs, modules, config)
         found += _check_numbers(folder / WEIGHTS_FILE, header)
     return found
+
+
+def adapter_rank(folder: Path) -> int:
+    """Return the highest rank in a folder that has been checked."""
+    header = _file_header(folder / WEIGHTS_FILE)
+    return max(tensor.shape[0] for name, tensor in header.items() if name.endswith(".lora_A.weight"))
 
 
 def is_unsafe(path: str) -> bool:
@@ -232,7 +240,9 @@ def _check_pairs(pairs: Mapping[str, _Pair], modules: Mapping[str, tuple[int, in
         rank = pair.a[0] if pair.a else 0
         if rank < 1 or pair.a != (rank, in_width) or pair.b != (out_width, rank):
             told = f"A {list(pair.a)}, B {list(pair.b)}"
-            yield Violation(module, "SHAPE_MISMATCH", f"{module} has {told}; the base needs A [R, {in_width}], B [{out_width}, R].")
+            yield Violation(
+                module, "SHAPE_MISMATCH", f"{module} has {told}; the base needs A [R, {in_width}], B [{out_width}, R]."
+            )
         elif rank > max_rank:
             yield Violation(module, "RANK_TOO_HIGH", f"{module} has rank {rank}; the engine takes at most {max_rank}.")
 

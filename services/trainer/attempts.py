@@ -14,7 +14,6 @@ import asyncio
 import json
 import secrets
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,7 +60,7 @@ async def _validate(trainer: Trainer, job: Job) -> Change:
     events = [
         NewEvent(
             "DATASET_READY",
-            f"The data are valid: {counts['train']} rows to train, {counts['validation']} to validate, {counts['test']} held out.",
+            "The data are valid: {train} rows to train, {validation} to validate, {test} held out.".format(**counts),
             data={"dataset": name, **counts},
         ),
         *(

@@ -19,7 +19,8 @@ def tracked() -> set[str]:
 def mapped() -> dict[str, str]:
     """Path → indentation-free entry of the README's map."""
     section = (ROOT / "README.md").read_text().split("## Map\n", 1)[1].split("\n## ", 1)[0]
-    entries, folders = {}, []
+    entries: dict[str, str] = {}
+    folders: list[str] = []
     for line in section.splitlines():
         match = re.match(r"    ( *)(\S+)", line)
         if not match:

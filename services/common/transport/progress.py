@@ -30,7 +30,7 @@ _logger = logging.getLogger("afina.progress")
 class ProgressStub(Protocol):
     """The one method of the generated stub that is used; a test passes its own."""
 
-    def ReportProgress(  # noqa: N802
+    def ReportProgress(
         self, request: worker_pb2.ReportProgressRequest, *, timeout: float, metadata: tuple[tuple[str, str], ...]
     ) -> worker_pb2.ReportProgressResponse:
         """Send events."""
@@ -76,12 +76,12 @@ class ProgressReporter:
             )
         return self._is_stop_requested
 
-    def close(self) -> None:
-        """Send what is left, for at most five seconds."""
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Send what is left, for at most so long; nothing is sent afterwards."""
         self._is_closing.set()
         self._has_news.set()
-        self._thread.join(CLOSE_TIMEOUT_S)
-        if self._channel is not None:
+        self._thread.join(timeout_s)
+        if self._channel is not None and not self._thread.is_alive():
             self._channel.close()
 
     def _send_all(self) -> None:

@@ -82,15 +82,19 @@ def judge(item: int, reference: str, answer: str, labels: Sequence[str]) -> Answ
 
 
 def judge_logprobs(item: int, reference: str, logprobs: Mapping[str, float]) -> Answer:
-    """Take the likeliest label as the answer; of equals, the first."""
+    """Take the likeliest label as the answer; of equals, the one told first.
+
+    Servers compute in bfloat16, where logits of 16 and more are eighths: equals are no rarity. So tell the labels in the
+    order of their frequency, and a tie goes to what is likelier beforehand, not to the alphabet.
+    """
     label = max(logprobs, key=lambda one: logprobs[one])
     return Answer(item, reference, label, label, label == reference, dict(logprobs))
 
 
-def majority_label(references: Iterable[str], labels: Sequence[str]) -> str:
-    """Return the commonest label of training answers; of equals, the first label. Answers that are no label do not count."""
+def by_frequency(references: Iterable[str], labels: Sequence[str]) -> list[str]:
+    """Return labels, the commonest of the training answers first; of equals, in their order. Other answers do not count."""
     counts = Counter(label_for(reference, labels) for reference in references)
-    return max(labels, key=lambda label: counts[label])
+    return sorted(labels, key=lambda label: -counts[label])
 
 
 def score(way: Way, labels: Sequence[str]) -> Score:

@@ -5,6 +5,7 @@ one ends the evaluation. What passes by itself – a model being loaded, a resta
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -50,8 +51,9 @@ class Gateway:
         """Return what a model writes, greedily. Raises: InvalidInput, Unauthenticated, Unavailable."""
 
         async def ask() -> Any:
+            chat: Any = list(messages)
             return await self._client.chat.completions.with_raw_response.create(
-                model=subject.public_id, messages=list(messages), temperature=0, max_tokens=max_tokens  # type: ignore[arg-type]
+                model=subject.public_id, messages=chat, temperature=0, max_tokens=max_tokens
             )
 
         completion = await self._ask(subject, ask)
@@ -76,14 +78,7 @@ class Gateway:
         completion = await self._ask(subject, ask)
         told = completion.choices[0].logprobs
         top = told.top_logprobs[0] if told and told.top_logprobs else {}
-        try:
-            return {token: float(top[f"token_id:{token}"]) for token in token_ids}
-        except KeyError as error:
-            raise InvalidInput(
-                f"{subject.public_id} gave no log-probability for {error}; its server does not support logprob_token_ids.",
-                reason="LOGPROBS_UNSUPPORTED",
-                metadata={"model": subject.public_id},
-            ) from error
+        return {token: _number(top.get(f"token_id:{token}"), token, subject) for token in token_ids}
 
     async def _ask(self, subject: Subject, ask: Callable[[], Awaitable[Any]]) -> Any:
         async with self._slots:
@@ -107,13 +102,12 @@ class Gateway:
             except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
                 pause_s = _pause_s(error, tries)
                 if self._clock() + pause_s > give_up:
-                    raise Unavailable(
-                        f"The gateway gave no answer of {subject.public_id} within {self._patience_s:.0f} s; last: {_told(error)}",
-                        reason="GATEWAY_UNAVAILABLE",
-                        metadata={"model": subject.public_id},
-                    ) from error
+                    text = f"{subject.public_id} gave no answer within {self._patience_s:.0f} s; last: {_told(error)}"
+                    metadata = {"model": subject.public_id}
+                    raise Unavailable(text, reason="GATEWAY_UNAVAILABLE", metadata=metadata) from error
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise Unauthenticated(f"The gateway refused the evaluation's key: {_told(error)}", reason="KEY_REFUSED") from error
+                text = f"The gateway refused the evaluation's key: {_told(error)}"
+                raise Unauthenticated(text, reason="KEY_REFUSED") from error
             except openai.APIStatusError as error:
                 raise InvalidInput(
                     f"The gateway refused a question to {subject.public_id}: {_told(error)}",
@@ -122,6 +116,18 @@ class Gateway:
                 ) from error
             tries += 1
             await self._sleep(pause_s)
+
+
+def _number(logprob: float | None, token: int, subject: Subject) -> float:
+    """Return a log-probability that is one. Raises: InvalidInput."""
+    metadata = {"model": subject.public_id, "token_id": str(token)}
+    if logprob is None:
+        text = f"{subject.public_id} told no log-probability of token {token}; its server does not know logprob_token_ids."
+        raise InvalidInput(text, reason="LOGPROBS_UNSUPPORTED", metadata=metadata)
+    if math.isnan(logprob):
+        text = f"{subject.public_id} told NaN as the log-probability of token {token}; its weights are broken."
+        raise InvalidInput(text, reason="LOGPROBS_INVALID", metadata=metadata)
+    return float(logprob)
 
 
 def _pause_s(error: openai.APIError, tries: int) -> float:

@@ -39,9 +39,7 @@ class LabelTrie:
 
     def totals(self, read: Mapping[Prefix, Mapping[int, float]]) -> dict[str, float]:
         """Sum what was read after each prefix into one log-probability per label. Units: nats."""
-        return {
-            label: sum(read[path[:place]][token] for place, token in enumerate(path)) for label, path in self.paths.items()
-        }
+        return {label: sum(read[path[:place]][token] for place, token in enumerate(path)) for label, path in self.paths.items()}
 
     def _steps(self) -> tuple[Step, ...]:
         wanted: dict[Prefix, dict[int, None]] = {}

@@ -55,7 +55,7 @@ def labelled(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
     for number, row in enumerate(rows, 1):
         label = label_for(row.reference, labels)
         if label is None:
-            text = f"The answer {row.reference[:80]!r} of test row {number} is none of the suite's labels; add it, or mend the row."
+            text = f"The answer {row.reference[:80]!r} of test row {number} is no label of the suite; add it, or mend the row."
             violations.append(Violation(f"test row {number}", "REFERENCE_NOT_A_LABEL", text))
         else:
             result.append(Row(row.question, label))
@@ -79,7 +79,8 @@ def draw_examples(train: Sequence[Row], labels: Sequence[str], shots: int, seed:
     if not labels:
         chosen = order[:shots]
         if len(chosen) < shots:
-            raise InvalidInput(f"{shots} examples were asked for and there are {len(train)} training rows.", reason="TOO_FEW_ROWS")
+            text = f"{shots} examples were asked for and there are {len(train)} training rows."
+            raise InvalidInput(text, reason="TOO_FEW_ROWS")
         return [train[index] for index in chosen]
     each, rest = divmod(shots, len(labels))
     if rest:
@@ -90,9 +91,8 @@ def draw_examples(train: Sequence[Row], labels: Sequence[str], shots: int, seed:
         if label is not None and len(of[label]) < each:
             of[label].append(index)
     if short := [label for label in labels if len(of[label]) < each]:
-        raise InvalidInput(
-            f"{each} examples per label were asked for; the training rows hold fewer of {', '.join(short)}.", reason="TOO_FEW_ROWS"
-        )
+        text = f"{each} examples per label were asked for; the training rows hold fewer of {', '.join(short)}."
+        raise InvalidInput(text, reason="TOO_FEW_ROWS")
     chosen = sorted((index for indices in of.values() for index in indices), key=lambda index: _rank(seed, index))
     return [train[index] for index in chosen]
 

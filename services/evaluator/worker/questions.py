@@ -4,14 +4,14 @@ Subjects are asked one after the other, so that a server works on one model and 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from services.common.errors import AfinaError
-from services.evaluator.scoring.score import MAJORITY, Answer, Way, judge, judge_logprobs, majority_label
+from services.evaluator.scoring.score import MAJORITY, Answer, Way, by_frequency, judge, judge_logprobs
 from services.evaluator.worker.asking import Gateway
 from services.evaluator.worker.label_trie import LabelTrie
-from services.evaluator.worker.prompts import Row, draw_examples, messages_of
+from services.evaluator.worker.prompts import Message, Row, draw_examples, messages_of
 from services.evaluator.worker.spec import SCORE_LABELS, Prompt, Spec, Subject
 from services.evaluator.worker.tokenizer import ChatTokenizer
 
@@ -25,17 +25,17 @@ class Stopped(AfinaError):
 
 
 class Questions:
-    """The items of a spec, ready to be asked. `tokenizer` may be absent where no prompt scores labels."""
+    """The items of a spec, ready to be asked. `tokenizers` has one for each base whose models score labels, by manifest."""
 
-    def __init__(self, spec: Spec, train: Sequence[Row], items: Sequence[Row], tokenizer: ChatTokenizer | None) -> None:
-        self._spec, self._train, self._items, self._tokenizer = spec, train, items, tokenizer
-        used = {prompt for subject in spec.subjects for prompt in subject.prompts}
-        self._chats = {  # every mistake in a prompt shows before the first question
-            prompt.id: [messages_of(row, draw_examples(train, spec.labels, prompt.shots, prompt.seed)) for row in items]
-            for prompt in spec.prompts.values()
-            if prompt.id in used
-        }
-        self._trie = LabelTrie(*tokenizer.label_ids(spec.labels)) if tokenizer else None
+    def __init__(self, spec: Spec, train: Sequence[Row], items: Sequence[Row], tokenizers: Mapping[str, ChatTokenizer]) -> None:
+        self._spec, self._items, self._tokenizers = spec, items, tokenizers
+        self._labels = by_frequency((row.reference for row in train), spec.labels)
+        self._chats: dict[str, list[list[Message]]] = {}  # made now: a mistake in a prompt shows before the first question
+        for prompt_id in dict.fromkeys(prompt for subject in spec.subjects for prompt in subject.prompts):
+            prompt = spec.prompts[prompt_id]
+            examples = draw_examples(train, spec.labels, prompt.shots, prompt.seed)
+            self._chats[prompt_id] = [messages_of(row, examples) for row in items]
+        self._tries = {key: LabelTrie(*tokenizer.label_ids(spec.labels)) for key, tokenizer in tokenizers.items()}
 
     async def ask_all(self, gateway: Gateway, on_answer: OnAnswer) -> list[Way]:
         """Ask everything and return one way for each subject and prompt, then the majority's. Raises: AfinaError."""
@@ -58,20 +58,19 @@ class Questions:
         return Way(subject.model, prompt.id, tuple(await _all([ask(item) for item in range(len(self._items))])))
 
     async def _score(self, gateway: Gateway, subject: Subject, prompt: Prompt, item: int) -> Answer:
-        assert self._tokenizer is not None and self._trie is not None
-        ids = self._tokenizer.prompt_ids(self._chats[prompt.id][item])
+        trie = self._tries[subject.base_manifest_key]
+        ids = self._tokenizers[subject.base_manifest_key].prompt_ids(self._chats[prompt.id][item])
         read: dict[tuple[int, ...], dict[int, float]] = {}
-        for step in self._trie.steps:
+        for step in trie.steps:
             told = await gateway.logprobs(subject, [*ids, *step.prefix], step.token_ids)
             read.setdefault(step.prefix, {}).update(told)
-        totals = self._trie.totals(read)
-        return judge_logprobs(item, self._items[item].reference, {label: totals[label] for label in self._spec.labels})
+        totals = trie.totals(read)
+        return judge_logprobs(item, self._items[item].reference, {label: totals[label] for label in self._labels})
 
     def _majority(self) -> list[Way]:
         if not self._spec.labels:
             return []
-        label = majority_label((row.reference for row in self._train), self._spec.labels)
-        answers = [judge(item, row.reference, label, self._spec.labels) for item, row in enumerate(self._items)]
+        answers = [judge(item, row.reference, self._labels[0], self._spec.labels) for item, row in enumerate(self._items)]
         return [Way("", MAJORITY, tuple(answers))]
 
 
@@ -79,20 +78,8 @@ async def _all(questions: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]
     """Await all, in order; the first that fails ends the others."""
     tasks = [asyncio.ensure_future(question) for question in questions]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        return [await task for task in tasks if task.done()] if all(_went_well(task) for task in tasks) else _raise_first(tasks)
+        return list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _went_well(task: "asyncio.Task[Answer]") -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None
-
-
-def _raise_first(tasks: Sequence["asyncio.Task[Answer]"]) -> list[Answer]:
-    for task in tasks:
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            raise error
-    raise asyncio.CancelledError

@@ -23,12 +23,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and the ids of the prompts that it is asked with; asked for by `public_id`, known by `digest`."""
+    """A model and the ids of the prompts that it is asked with; asked for by `public_id`, known by `digest`.
+
+    `base_manifest_key` leads to the tokenizer and the chat template that it uses.
+    """
 
     model: str
     public_id: str
     digest: str
     prompts: tuple[str, ...]
+    base_manifest_key: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,6 @@ class Spec:
 
     evaluation: str
     attempt: int
-    base_manifest_key: str
     train: Artifact
     test: Artifact
     labels: tuple[str, ...]
@@ -53,14 +56,17 @@ class Spec:
         return f"{self.manifest_key.rpartition('/')[0]}/error-{self.attempt}.json"
 
     @property
-    def needs_tokenizer(self) -> bool:
-        """Whether any subject is asked by label scoring."""
-        return any(self.prompts[prompt].method == SCORE_LABELS for subject in self.subjects for prompt in subject.prompts)
+    def scored_bases(self) -> list[str]:
+        """The manifests of the bases whose tokenizers label scoring needs."""
+        return list(dict.fromkeys(s.base_manifest_key for s in self.subjects if self._is_scored(s)))
 
     @property
     def way_count(self) -> int:
         """Ways of asking, over all subjects; times the items it is the number of questions."""
         return sum(len(subject.prompts) for subject in self.subjects)
+
+    def _is_scored(self, subject: Subject) -> bool:
+        return any(self.prompts[prompt].method == SCORE_LABELS for prompt in subject.prompts)
 
     @classmethod
     def from_json(cls, document: bytes) -> "Spec":
@@ -69,13 +75,12 @@ class Spec:
             raw = json.loads(document)
             suite = raw["suite"]
             prompts = {p["id"]: Prompt(p["id"], p["method"], int(p["shots"]), int(p["seed"])) for p in suite["prompts"]}
-            subjects = tuple(Subject(s["model"], s["public_id"], s["digest"], tuple(s["prompts"])) for s in raw["subjects"])
+            subjects = tuple(_subject(subject) for subject in raw["subjects"])
             if unknown := {p for s in subjects for p in s.prompts} - set(prompts):
                 raise ValueError(f"unknown prompts {sorted(unknown)}")
             return cls(
                 evaluation=raw["evaluation"],
                 attempt=int(raw["attempt"]),
-                base_manifest_key=raw["base"]["manifest_key"],
                 train=_artifact(raw["dataset"]["train"]),
                 test=_artifact(raw["dataset"]["test"]),
                 labels=tuple(suite["labels"]),
@@ -87,6 +92,10 @@ class Spec:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"This is not the spec of an evaluation: {error!r}.", reason="SPEC_INVALID") from error
+
+
+def _subject(raw: dict[str, Any]) -> Subject:
+    return Subject(raw["model"], raw["public_id"], raw["digest"], tuple(raw["prompts"]), raw["base"]["manifest_key"])
 
 
 def _artifact(raw: dict[str, Any]) -> Artifact:

@@ -101,7 +101,7 @@ async def test_two_loops_never_hold_one_resource_at_once(tmp_path: Path) -> None
     loops = [asyncio.create_task(Reconciler(d, "thing", step, idle_s=0.001).run()) for d in databases]
 
     async def done() -> bool:
-        return (await databases[0].get("thing", "a")).document["n"] == 20
+        return bool((await databases[0].get("thing", "a")).document["n"] == 20)
 
     await eventually(done)
     for loop in loops:

@@ -8,11 +8,11 @@ from services.evaluator.scoring.labels import is_exact_match, label_for, label_o
 from services.evaluator.scoring.score import (
     Answer,
     Way,
+    by_frequency,
     compare,
     compare_all,
     judge,
     judge_logprobs,
-    majority_label,
     score,
 )
 
@@ -125,9 +125,17 @@ def test_the_likeliest_label_is_the_answer() -> None:
     assert (answer.label, answer.is_right, answer.item) == ("neutral", True, 3)
 
 
-def test_the_majority_is_the_commonest_training_label() -> None:
-    assert majority_label(["negative", "Neutral.", "neutral", "off topic", "off topic", "off topic"], LABELS) == "neutral"
-    assert majority_label(["negative", "neutral"], LABELS) == "neutral"
+def test_of_equally_likely_labels_the_one_told_first_is_the_answer() -> None:
+    tie = {"negative": -1.5202983617782593, "positive": -1.5202983617782593}
+    assert judge_logprobs(0, "positive", tie).label == "negative"
+    assert judge_logprobs(0, "positive", dict(reversed(tie.items()))).label == "positive"
+
+
+def test_labels_are_ordered_by_how_often_training_rows_give_them() -> None:
+    references = ["negative", "Neutral.", "neutral", "off topic", "off topic", "off topic"]
+    assert by_frequency(references, LABELS) == ["neutral", "negative", "positive"]
+    assert by_frequency(["negative", "neutral"], LABELS) == ["neutral", "negative", "positive"]
+    assert by_frequency([], LABELS) == list(LABELS)
 
 
 def test_a_comparison_counts_what_only_one_got_right() -> None:

@@ -1,0 +1,48 @@
+"""The program `afina`: every noun with its verbs, and the commands that run the five programs here."""
+
+import click
+
+from services.cli import (
+    chat,
+    datasets,
+    demo,
+    endpoints,
+    evaluations,
+    files,
+    jobs,
+    keys,
+    models,
+    suites,
+    up,
+)
+
+COMPLETION = """Completion of words in your shell: eval "$(_AFINA_COMPLETE=bash_source afina)" (or zsh_source, fish_source).
+
+Environment: AFINA_HOME (default ~/.afina), AFINA_PROJECT, AFINA_API_KEY, and the address of a program that runs elsewhere:
+DATASET_ADDRESS, TRAINER_ADDRESS, EVALUATOR_ADDRESS, INFERENCE_ADDRESS, GATEWAY_ADDRESS, GATEWAY_URL.
+
+Exit codes: 0 done, 1 failed, 2 usage or refused input, 3 not found, 4 no answer, 5 not in this state, 6 not allowed."""
+
+
+@click.group(epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="afina")
+def afina() -> None:
+    """Fine-tune, evaluate, gate and serve language models on your own machines.
+
+    `afina up` starts the programs, `afina demo` shows the whole road.
+    """
+
+
+for group in (datasets, files, jobs, models, suites, evaluations, endpoints, keys):
+    afina.add_command(group.group)
+for command in (up.up, up.down, up.status, demo.demo, chat.chat):
+    afina.add_command(command)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    afina(prog_name="afina")
+
+
+if __name__ == "__main__":
+    main()

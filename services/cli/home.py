@@ -1,0 +1,106 @@
+"""Where everything of one installation is: the folder AFINA_HOME, and the addresses of its programs.
+
+`afina up` writes the addresses that it chose into `up.json`, so that every other shell finds programs that do not sit on
+the usual ports. What the environment says comes first, then `up.json`, then the usual ports.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.common.backends.launcher.shim import is_alive, read_json
+from services.common.errors import InvalidInput
+
+PROGRAMS = ("dataset", "trainer", "evaluator", "inference", "gateway")
+LAUNCHING = ("trainer", "evaluator", "inference")
+ADDRESS_VARIABLES = {
+    "dataset": "DATASET_ADDRESS",
+    "trainer": "TRAINER_ADDRESS",
+    "evaluator": "EVALUATOR_ADDRESS",
+    "inference": "INFERENCE_ADDRESS",
+    "gateway": "GATEWAY_ADDRESS",
+    "http": "GATEWAY_HTTP_ADDRESS",
+}
+USUAL_ADDRESSES = {
+    "dataset": "127.0.0.1:50051",
+    "trainer": "127.0.0.1:50052",
+    "evaluator": "127.0.0.1:50053",
+    "inference": "127.0.0.1:50054",
+    "gateway": "127.0.0.1:50055",
+    "http": "127.0.0.1:8080",
+}
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of an installation and the addresses of its programs (`http` is the gateway's OpenAI API)."""
+
+    path: Path
+    addresses: Mapping[str, str]
+    gateway_url: str
+    object_store: str
+
+    @property
+    def databases(self) -> Path:
+        """A SQLite file for each program."""
+        return self.path / "databases"
+
+    @property
+    def cache(self) -> Path:
+        """Bases and adapters fetched by digest."""
+        return self.path / "cache"
+
+    @property
+    def logs(self) -> Path:
+        """What the programs say, a file each."""
+        return self.path / "logs"
+
+    @property
+    def api_key(self) -> Path:
+        """The first API key, readable by its owner only."""
+        return self.path / "api_key"
+
+    @property
+    def record(self) -> Path:
+        """What `afina up` runs at the moment."""
+        return self.path / "up.json"
+
+    def processes(self, program: str) -> Path:
+        """The launcher's folder of one program."""
+        return self.path / "processes" / program
+
+    def make(self) -> None:
+        """Create the folder and its parts, for its owner only."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.chmod(0o700)
+        for folder in (self.path / "objects", self.databases, self.cache, self.logs, *map(self.processes, LAUNCHING)):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def running(self) -> dict[str, Any] | None:
+        """Return what `up.json` says if that supervisor lives, else None."""
+        record = read_json(self.record)
+        return record if record and is_alive(record["pid"], record["start_time"]) else None
+
+
+def find(environ: Mapping[str, str], *, fresh: bool = False) -> Home:
+    """Return the installation that the environment names; `fresh` leaves out what a supervisor wrote down.
+
+    Raises: InvalidInput (an address that is not host:port).
+    """
+    path = Path(environ.get("AFINA_HOME") or Path.home() / ".afina").expanduser().absolute()
+    known: dict[str, Any] = {} if fresh else read_json(path / "up.json") or {}
+    addresses = {}
+    for name, variable in ADDRESS_VARIABLES.items():
+        addresses[name] = environ.get(variable) or known.get("addresses", {}).get(name) or USUAL_ADDRESSES[name]
+        if not addresses[name].rpartition(":")[2].isdigit():
+            raise InvalidInput(f"{variable}={addresses[name]} is not host:port.", reason="ADDRESS_INVALID")
+    url = environ.get("GATEWAY_URL") or known.get("gateway_url") or f"http://{_reachable(addresses['http'])}"
+    store = environ.get("OBJECT_STORE") or known.get("object_store") or f"file://{path / 'objects'}"
+    return Home(path, addresses, url, store)
+
+
+def _reachable(address: str) -> str:
+    """Return an address that a client can use for one that a server listens on."""
+    host, _, port = address.rpartition(":")
+    return f"127.0.0.1:{port}" if host in ("", "0.0.0.0", "[::]") else address

@@ -1,0 +1,51 @@
+"""Peak memory of the programs and their workloads, sampled from beside while the demo runs."""
+
+import os
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+
+from services.cli import workloads
+from services.cli.home import Home
+from services.cli.processes import descendants, memory_bytes
+
+INTERVAL_S = 2.0
+
+
+class MemorySampler:
+    """A context in which a thread notes, for every program and kind of workload, the most memory seen at a time."""
+
+    def __init__(self, home: Home, known: Mapping[str, int], interval_s: float = INTERVAL_S) -> None:
+        self._home, self._interval_s = home, interval_s
+        self._peaks = dict(known)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memory sampler", daemon=True)
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """Program or kind of workload → bytes."""
+        return dict(self._peaks)
+
+    def __enter__(self) -> "MemorySampler":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def sample(self) -> None:
+        """Look once."""
+        roots = {"demo": [os.getpid()]}
+        for name, process in (self._home.running() or {}).get("programs", {}).items():
+            roots[name] = [process["pid"]]
+        for workload in workloads.running(self._home):
+            roots.setdefault(workload.kind, []).append(workload.pid)
+        for name, pids in roots.items():
+            # The demo's children are its own supervisor and helpers; what counts is its own process.
+            seen = memory_bytes(pids if name == "demo" else descendants(pids))
+            self._peaks[name] = max(seen, self._peaks.get(name, 0))
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            self.sample()

@@ -1,0 +1,47 @@
+"""The dataset program: `python -m services.dataset` (with `--check`: import everything and leave)."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+
+from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc
+
+from services.common import program
+from services.common.backends import choose
+from services.common.settings import setting
+from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.dataset.rpc import DatasetRpc, FileRpc
+from services.dataset.use_cases import DEFAULT_MAX_FILE_BYTES, Library
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What dataset needs to know."""
+
+    object_store: str = setting("OBJECT_STORE", "file:///folder, where artifacts are")
+    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    address: str = setting("DATASET_ADDRESS", "host:port to serve on", default="127.0.0.1:50051")
+    max_file_bytes: int = setting("MAX_FILE_BYTES", "bytes that an upload may have", default=DEFAULT_MAX_FILE_BYTES)
+
+
+async def run(settings: Settings) -> None:
+    """Wire the program together and serve until it is stopped."""
+    library = Library(
+        database=choose.database(settings.database),
+        store=choose.object_store(settings.object_store),
+        max_file_bytes=settings.max_file_bytes,
+    )
+    server = GrpcServer(
+        settings.address,
+        [
+            registration(file_pb2_grpc, file_pb2, "FileService", FileRpc(library)),
+            registration(dataset_pb2_grpc, dataset_pb2, "DatasetService", DatasetRpc(library)),
+        ],
+    )
+    await serve_until_stopped(server)
+    await library.database.close()
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        asyncio.run(run(program.begin("dataset", Settings)))

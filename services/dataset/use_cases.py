@@ -1,0 +1,175 @@
+"""What can be asked of dataset: one short function a verb."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from services.common.errors import AlreadyExists, Conflict, InvalidInput, OverLimit, Violation
+from services.common.names import new_id, parse
+from services.common.ports.database import Database, Record
+from services.common.ports.object_store import CHUNK_BYTES, ObjectStore
+from services.dataset import dataset, file
+from services.dataset.dataset import Dataset, Split
+from services.dataset.file import File
+from services.dataset.spool import Spool
+from services.dataset.version import Refusal, make_version
+
+DEFAULT_MAX_FILE_BYTES = 1 << 30
+UPLOADS_PREFIX = "files"
+
+
+@dataclass(frozen=True)
+class Library:
+    """What dataset's use cases work with. `finalizing` holds what runs now: a second call for the same joins the first."""
+
+    database: Database
+    store: ObjectStore
+    max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
+    finalizing: "dict[tuple[str, Split], asyncio.Task[Record]]" = field(default_factory=dict)
+
+
+async def create_file(library: Library, parent: str, display_name: str, purpose: str, chunks: AsyncIterator[bytes]) -> Record:
+    """Keep an upload, in constant memory. Raises: InvalidInput (every mistake at once), OverLimit, Unavailable."""
+    project = parse("projects/{project}", parent)["project"]
+    if violations := file.metadata_violations(display_name, purpose):
+        told = " ".join(violation.description for violation in violations)
+        raise InvalidInput(f"The file can't be kept: {told}", reason="FILE_INVALID", violations=violations)
+    with Spool() as spool:
+        async for chunk in chunks:
+            if spool.size_bytes + len(chunk) > library.max_file_bytes:
+                raise OverLimit(
+                    f"{display_name} is larger than {library.max_file_bytes:,} bytes; send fewer rows, or raise MAX_FILE_BYTES.",
+                    reason="FILE_TOO_LARGE",
+                    metadata={"max_file_bytes": str(library.max_file_bytes)},
+                )
+            await asyncio.to_thread(spool.write, chunk)
+        if not spool.size_bytes:
+            nothing = Violation("chunk", "FILE_EMPTY", "No bytes came; send the file's content.")
+            raise InvalidInput(f"{display_name} is empty; send its content.", reason="FILE_EMPTY", violations=[nothing])
+        artifact = await asyncio.to_thread(library.store.put, UPLOADS_PREFIX, spool.rewound())
+    upload = File(display_name, purpose, artifact)
+    return await library.database.create(file.KIND, f"projects/{project}/files/{new_id('file')}", upload.to_document())
+
+
+async def get_file(library: Library, name: str) -> Record:
+    """Return a file. Raises: NotFound."""
+    parse(file.NAME, name)
+    return await library.database.get(file.KIND, name)
+
+
+async def list_files(library: Library, parent: str, after: int | None, limit: int) -> Sequence[Record]:
+    """Return files of a project, newest first."""
+    parse("projects/{project}", parent)
+    return await library.database.list(file.KIND, parent, after=after, limit=limit)
+
+
+async def delete_file(library: Library, name: str) -> None:
+    """Forget an upload; Datasets made from it stay. Raises: NotFound."""
+    for _ in range(10):  # finalising may write between our read and our write
+        record = await get_file(library, name)
+        try:
+            return await library.database.delete(record)
+        except Conflict:
+            continue
+    raise Conflict(f"{name} changes too often to be deleted; repeat.", metadata={"name": name})
+
+
+async def read_file(library: Library, name: str) -> AsyncIterator[bytes]:
+    """Yield an upload's bytes, unchanged. Raises: NotFound."""
+    upload = File.from_document((await get_file(library, name)).document)
+    stream = await asyncio.to_thread(library.store.open, upload.artifact.key)
+    try:
+        while chunk := await asyncio.to_thread(stream.read, CHUNK_BYTES):
+            yield chunk
+    finally:
+        stream.close()
+
+
+async def finalize_file(library: Library, name: str, split: Split) -> Record:
+    """Validate a file and make, or find, the Dataset of its records. Idempotent.
+
+    The work goes on when a caller stops waiting, so that one with a short deadline finds it done when it asks again.
+    Raises: NotFound; InvalidInput with the first violations, their full count, and the File that lists all of them.
+    """
+    split.check()
+    record = await get_file(library, name)
+    upload = File.from_document(record.document)
+    if upload.purpose != file.FINE_TUNE:
+        told = f"{name} was uploaded for {upload.purpose}; only files for {file.FINE_TUNE} make a Dataset."
+        raise InvalidInput(told, reason="PURPOSE_UNSUPPORTED", metadata={"purpose": upload.purpose})
+    if upload.dataset:
+        made = await library.database.get(dataset.KIND, upload.dataset)
+        if Dataset.from_document(made.document).split == split:
+            return made
+    task = library.finalizing.get((name, split))
+    if task is None:
+        task = asyncio.create_task(_finalize(library, name, upload, split))
+        library.finalizing[name, split] = task
+        task.add_done_callback(lambda done: _forget(library, (name, split), done))
+    return await asyncio.shield(task)
+
+
+async def get_dataset(library: Library, name: str) -> Record:
+    """Return a dataset. Raises: NotFound."""
+    parse(dataset.NAME, name)
+    return await library.database.get(dataset.KIND, name)
+
+
+async def list_datasets(library: Library, parent: str, after: int | None, limit: int) -> Sequence[Record]:
+    """Return datasets of a project, newest first."""
+    parse("projects/{project}", parent)
+    return await library.database.list(dataset.KIND, parent, after=after, limit=limit)
+
+
+async def _finalize(library: Library, name: str, upload: File, split: Split) -> Record:
+    version = await asyncio.to_thread(make_version, library.store, upload.artifact, split)
+    if isinstance(version, Refusal):
+        raise await _refused(library, name, upload, version)
+    project = parse(file.NAME, name)["project"]
+    dataset_name = version.name_in(project)
+    try:
+        made = await library.database.create(dataset.KIND, dataset_name, version.to_document())
+    except AlreadyExists:
+        made = await library.database.get(dataset.KIND, dataset_name)
+    await _note_dataset(library, name, dataset_name)
+    return made
+
+
+async def _note_dataset(library: Library, name: str, dataset_name: str) -> None:
+    for _ in range(10):  # another split may be noted between our read and our write
+        record = await get_file(library, name)
+        noted = replace(File.from_document(record.document), dataset=dataset_name)
+        try:
+            await library.database.update(record, noted.to_document())
+            return
+        except Conflict:
+            continue
+    raise Conflict(f"{name} changes too often to be finalised; repeat.", metadata={"name": name})
+
+
+async def _refused(library: Library, name: str, upload: File, refusal: Refusal) -> InvalidInput:
+    """Make the list of all faults a File, always the same one for the same faults, and return the error that names it."""
+    project = parse(file.NAME, name)["project"]
+    same = hashlib.sha256(f"{name}\0{refusal.all_faults.sha256}".encode()).hexdigest()
+    list_name = f"projects/{project}/files/file-{same[:24]}"
+    listed = File(f"mistakes-in-{upload.display_name}"[: file.MAX_DISPLAY_NAME_CHARACTERS], file.RESULTS, refusal.all_faults)
+    with contextlib.suppress(AlreadyExists):
+        await library.database.create(file.KIND, list_name, listed.to_document())
+    first = refusal.violations[0]
+    mistakes = f"{refusal.violation_count} mistakes" if refusal.violation_count > 1 else "a mistake"
+    lines = f" in {refusal.line_count} lines" if refusal.line_count > 1 else ""
+    return InvalidInput(
+        f"{upload.display_name} has {mistakes}{lines}; mend and upload it again. First, {first.field}: {first.description}",
+        reason="RECORDS_INVALID",
+        metadata={"file": name, "line_count": str(refusal.line_count), "mistakes_file": list_name},
+        violations=refusal.violations,
+        violation_count=refusal.violation_count,
+    )
+
+
+def _forget(library: Library, key: tuple[str, Split], task: "asyncio.Task[Record]") -> None:
+    library.finalizing.pop(key, None)
+    if not task.cancelled():
+        task.exception()  # somebody may have stopped waiting for it; then nobody else asks

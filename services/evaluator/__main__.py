@@ -1,0 +1,67 @@
+"""The evaluator program: `python -m services.evaluator` (with `--check`: import everything and leave)."""
+
+import asyncio
+import functools
+import sys
+from dataclasses import dataclass
+
+from afina.v1 import evaluation_pb2, evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc, worker_pb2, worker_pb2_grpc
+
+from services.common import program
+from services.common.backends import choose
+from services.common.reconcile import Reconciler
+from services.common.settings import setting
+from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.evaluator.attempts import reconcile_evaluation
+from services.evaluator.clients import Peers
+from services.evaluator.evaluation import KIND
+from services.evaluator.rpc import EvaluationRpc, SuiteRpc, WorkerRpc
+from services.evaluator.use_cases import Evaluator
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the evaluator needs to know."""
+
+    object_store: str = setting("OBJECT_STORE", "file:///folder, where artifacts are")
+    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    launcher: str = setting("LAUNCHER", "process:///folder, where workers run")
+    cache: str = setting("AFINA_CACHE", "a folder for tokenizers fetched by digest")
+    address: str = setting("EVALUATOR_ADDRESS", "host:port to serve on", default="127.0.0.1:50053")
+    dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
+    inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
+    gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway issues keys over gRPC", default="127.0.0.1:50055")
+    gateway_url: str = setting("GATEWAY_URL", "root of the gateway's HTTP API", default="http://127.0.0.1:8080")
+    lease_s: float = setting("LEASE_S", "seconds that a claim on an evaluation lasts", default=60.0)
+
+
+async def run(settings: Settings) -> None:
+    """Wire the program together and serve until it is stopped."""
+    evaluator = Evaluator(
+        database=choose.database(settings.database),
+        store=choose.object_store(settings.object_store),
+        launcher=choose.launcher(settings.launcher),
+        peers=Peers(settings.dataset_address, settings.inference_address, settings.gateway_address),
+        worker_environment={
+            "AFINA_CACHE": settings.cache,
+            "AFINA_REPORT_TO": settings.address,
+            "GATEWAY_URL": settings.gateway_url,
+        },
+    )
+    server = GrpcServer(
+        settings.address,
+        [
+            registration(suite_pb2_grpc, suite_pb2, "SuiteService", SuiteRpc(evaluator)),
+            registration(evaluation_pb2_grpc, evaluation_pb2, "EvaluationService", EvaluationRpc(evaluator)),
+            registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(evaluator)),
+        ],
+    )
+    loop = Reconciler(evaluator.database, KIND, functools.partial(reconcile_evaluation, evaluator), lease_s=settings.lease_s)
+    await serve_until_stopped(server, loop.run)
+    await evaluator.peers.close()
+    await evaluator.database.close()
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        asyncio.run(run(program.begin("evaluator", Settings)))

@@ -1,0 +1,87 @@
+"""What the evaluator asks of other services, as values of its own words."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+from afina.v1 import api_key_pb2, api_key_pb2_grpc, dataset_pb2, dataset_pb2_grpc, model_pb2, model_pb2_grpc
+from google.protobuf import duration_pb2
+
+from services.common import errors
+from services.common.transport.grpc_client import Client
+from services.evaluator.evaluation import Subject
+from services.evaluator.suite import Part, Questions
+
+KEY_TTL_S = 6 * 3600
+DELETE_TIMEOUT_S = 5.0  # several fit into a lease
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key for the gateway: its name, and the secret that is told once."""
+
+    name: str
+    secret: str
+
+
+class Peers:
+    """The evaluator's view of `dataset`, `inference` and `gateway`, over gRPC."""
+
+    def __init__(self, dataset_address: str, inference_address: str, gateway_address: str) -> None:
+        self._datasets = Client(dataset_pb2_grpc.DatasetServiceStub, dataset_address)
+        self._models = Client(model_pb2_grpc.ModelServiceStub, inference_address)
+        self._keys = Client(api_key_pb2_grpc.ApiKeyServiceStub, gateway_address)
+
+    async def questions(self, dataset: str) -> Questions:
+        """Return what a suite has to know of a Dataset. Raises: NotFound."""
+        found = await self._datasets.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset))
+        return Questions(found.digest, _part(found.train), _part(found.test), dict(found.label_counts))
+
+    async def subject(self, asked: Subject, project: str) -> Subject:
+        """Return a subject with the model's full name, digest, public id and base. Raises: NotFound, InvalidInput."""
+        parent = f"projects/{project}"
+        model = await self._models.GetModel(model_pb2.GetModelRequest(name=asked.model, parent=parent))
+        if model.name.startswith("projects/") and not model.name.startswith(f"{parent}/"):
+            raise errors.NotFound(f"There is no model {asked.model} in {parent}.", metadata={"name": asked.model})
+        if model.state == model_pb2.Model.STATE_QUARANTINED:
+            raise errors.InvalidInput(
+                f"{asked.model} is quarantined and not served: {model.quarantine_reason}", reason="MODEL_QUARANTINED"
+            )
+        base = model
+        if model.kind == model_pb2.Model.KIND_ADAPTER:
+            base = await self._models.GetModel(model_pb2.GetModelRequest(name=model.base, parent=parent))
+        return replace(
+            asked,
+            model=model.name,
+            digest=model.digest,
+            public_id=model.public_id,
+            base={"manifest_key": base.manifest_key, "digest": base.digest},
+        )
+
+    async def create_key(self, project: str, display_name: str) -> Key:
+        """Issue a key that may only ask models, for some hours. Raises: Unavailable."""
+        request = api_key_pb2.CreateApiKeyRequest(
+            parent=f"projects/{project}",
+            display_name=display_name,
+            ttl=duration_pb2.Duration(seconds=KEY_TTL_S),
+            inference_only=True,
+        )
+        response = await self._keys.CreateApiKey(request)
+        return Key(response.api_key.name, response.secret)
+
+    async def delete_key(self, name: str) -> None:
+        """Revoke a key; the absent is success. Raises: Unavailable."""
+        with contextlib.suppress(errors.NotFound):
+            await self._keys.DeleteApiKey(api_key_pb2.DeleteApiKeyRequest(name=name), timeout_s=DELETE_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in (self._datasets, self._models, self._keys):
+            await client.close()
+
+
+def _part(part: Any) -> Part:
+    if not part.row_count:
+        return Part(0, {})
+    artifact = part.artifact
+    return Part(part.row_count, {"key": artifact.key, "size_bytes": artifact.size_bytes, "sha256": artifact.sha256})

@@ -1,0 +1,169 @@
+"""SuiteService, EvaluationService and WorkerService: proto ↔ use case."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+from afina.v1 import evaluation_pb2 as pb
+from afina.v1 import evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc, worker_pb2, worker_pb2_grpc
+from google.protobuf import json_format
+
+from services.common.ports.database import Record
+from services.common.transport import wire
+from services.evaluator import use_cases
+from services.evaluator.evaluation import Evaluation, Subject
+from services.evaluator.suite import Prompt, Suite
+from services.evaluator.use_cases import Evaluator
+
+TOKEN_KEY = "afina-attempt-token"
+
+
+class SuiteRpc(suite_pb2_grpc.SuiteServiceServicer):
+    """The suites' API."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    async def CreateSuite(self, request: suite_pb2.CreateSuiteRequest, context: grpc.aio.ServicerContext) -> suite_pb2.Suite:
+        """See the proto."""
+        given = request.suite
+        asked = Suite(
+            name="",
+            dataset=given.dataset,
+            prompts=tuple(Prompt(p.id, _method(p.method), p.shots, p.seed) for p in given.prompts),
+            labels=tuple(given.labels),
+            max_tokens=given.max_tokens,
+        )
+        return suite_message(await use_cases.create_suite(self._evaluator, request.parent, asked, request.suite_id))
+
+    async def GetSuite(self, request: suite_pb2.GetSuiteRequest, context: grpc.aio.ServicerContext) -> suite_pb2.Suite:
+        """See the proto."""
+        return suite_message(await use_cases.get_suite(self._evaluator, request.name))
+
+    async def ListSuites(
+        self, request: suite_pb2.ListSuitesRequest, context: grpc.aio.ServicerContext
+    ) -> suite_pb2.ListSuitesResponse:
+        """See the proto."""
+        after, limit = wire.page_of(request.page_size, request.page_token)
+        records = await use_cases.list_suites(self._evaluator, request.parent, after, limit)
+        suites = [suite_message(record) for record in records]
+        return suite_pb2.ListSuitesResponse(suites=suites, next_page_token=wire.next_page_token(records, limit))
+
+
+class EvaluationRpc(evaluation_pb2_grpc.EvaluationServiceServicer):
+    """The evaluations' API."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    async def CreateEvaluation(self, request: pb.CreateEvaluationRequest, context: grpc.aio.ServicerContext) -> pb.Evaluation:
+        """See the proto."""
+        given = request.evaluation
+        subjects = [Subject(subject.model, tuple(subject.prompts)) for subject in given.subjects]
+        record = await use_cases.create_evaluation(self._evaluator, request.parent, given.suite, subjects, request.request_id)
+        return await self._message(record)
+
+    async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: grpc.aio.ServicerContext) -> pb.Evaluation:
+        """See the proto."""
+        return await self._message(await use_cases.get_evaluation(self._evaluator, request.name))
+
+    async def ListEvaluations(
+        self, request: pb.ListEvaluationsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListEvaluationsResponse:
+        """See the proto."""
+        after, limit = wire.page_of(request.page_size, request.page_token)
+        records = await use_cases.list_evaluations(self._evaluator, request.parent, after, limit)
+        evaluations = [await self._message(record) for record in records]
+        return pb.ListEvaluationsResponse(evaluations=evaluations, next_page_token=wire.next_page_token(records, limit))
+
+    async def CancelEvaluation(self, request: pb.CancelEvaluationRequest, context: grpc.aio.ServicerContext) -> pb.Evaluation:
+        """See the proto."""
+        return await self._message(await use_cases.cancel_evaluation(self._evaluator, request.name))
+
+    async def WatchEvaluation(
+        self, request: pb.WatchEvaluationRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchEvaluationResponse]:
+        """See the proto."""
+        changes = wire.watch(
+            lambda: use_cases.get_evaluation(self._evaluator, request.name),
+            lambda after: use_cases.list_events(self._evaluator, request.name, after, wire.WATCH_PAGE),
+            lambda record: Evaluation.from_document(record.document).has_ended,
+            request.after_sequence,
+        )
+        async for record, events in changes:
+            yield pb.WatchEvaluationResponse(
+                evaluation=await self._message(record), events=[wire.event(event) for event in events]
+            )
+
+    async def _message(self, record: Record) -> pb.Evaluation:
+        return evaluation_message(record, await use_cases.answered_count(self._evaluator, record.name))
+
+
+class WorkerRpc(worker_pb2_grpc.WorkerServiceServicer):
+    """What workers report."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    async def ReportProgress(
+        self, request: worker_pb2.ReportProgressRequest, context: grpc.aio.ServicerContext
+    ) -> worker_pb2.ReportProgressResponse:
+        """See the proto."""
+        token = dict(context.invocation_metadata() or ()).get(TOKEN_KEY, "")
+        events = [wire.new_event(event) for event in request.events]
+        stop = await use_cases.report_progress(
+            self._evaluator, request.name, request.attempt, str(token), request.first_number, events
+        )
+        return worker_pb2.ReportProgressResponse(stop_requested=stop)
+
+
+def suite_message(record: Record) -> suite_pb2.Suite:
+    """Return a suite as it travels."""
+    suite = Suite.from_document(record.document)
+    prompts = [
+        suite_pb2.Prompt(id=p.id, method=suite_pb2.Prompt.Method.Value(f"METHOD_{p.method}"), shots=p.shots, seed=p.seed)
+        for p in suite.prompts
+    ]
+    return suite_pb2.Suite(
+        name=suite.name,
+        dataset=suite.dataset,
+        prompts=prompts,
+        labels=suite.labels,
+        max_tokens=suite.max_tokens,
+        digest=suite.digest,
+        create_time=wire.timestamp(record.create_time),
+    )
+
+
+def evaluation_message(record: Record, answered: int) -> pb.Evaluation:
+    """Return an evaluation as it travels."""
+    evaluation = Evaluation.from_document(record.document)
+    message = pb.Evaluation(
+        name=evaluation.name,
+        state=pb.Evaluation.State.Value(f"STATE_{evaluation.state}"),
+        suite=evaluation.suite,
+        suite_digest=evaluation.suite_digest,
+        subjects=[pb.Subject(model=s.model, prompts=s.prompts, digest=s.digest) for s in evaluation.subjects],
+        labels=evaluation.labels,
+        scores=[_parsed(score, pb.Score()) for score in evaluation.scores],
+        comparisons=[_parsed(comparison, pb.Comparison()) for comparison in evaluation.comparisons],
+        answered_count=evaluation.question_count if evaluation.state == "SUCCEEDED" else answered,
+        question_count=evaluation.question_count,
+        error=wire.error_status(evaluation.error),
+        create_time=wire.timestamp(record.create_time),
+        end_time=wire.timestamp(evaluation.end_time),
+        etag=str(record.version),
+    )
+    if evaluation.answers:
+        _parsed(evaluation.answers, message.answers)
+    return message
+
+
+def _parsed(document: Mapping[str, Any], message: Any) -> Any:
+    return json_format.ParseDict(dict(document), message)
+
+
+def _method(number: int) -> str:
+    """Return a method's name; empty for one that is not known, which the suite then refuses."""
+    names: Mapping[int, str] = suite_pb2.Prompt.Method.DESCRIPTOR.values_by_number
+    return suite_pb2.Prompt.Method.Name(number).removeprefix("METHOD_") if number in names else ""

@@ -1,0 +1,68 @@
+"""The gateway program: `python -m services.gateway` (with `--check`: import everything and leave)."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from afina.v1 import api_key_pb2, api_key_pb2_grpc, file_pb2_grpc, fine_tuning_job_pb2_grpc, model_pb2_grpc
+
+from services.common import program
+from services.common.backends import choose
+from services.common.settings import setting
+from services.common.transport.grpc_client import Client
+from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.common.transport.http_server import HttpServer
+from services.gateway.app import Gateway, Limits, make_app
+from services.gateway.routing import Routes
+from services.gateway.rpc import ApiKeyRpc
+from services.gateway.upstream import Upstream
+from services.gateway.use_cases import Keys, ensure_first_key
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the gateway needs to know."""
+
+    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    api_key_file: str = setting("API_KEY_FILE", "a file for the first key, which only its owner can read")
+    http_address: str = setting("GATEWAY_HTTP_ADDRESS", "host:port for the OpenAI API", default="127.0.0.1:8080")
+    address: str = setting("GATEWAY_ADDRESS", "host:port to serve gRPC on", default="127.0.0.1:50055")
+    dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
+    trainer_address: str = setting("TRAINER_ADDRESS", "where trainer answers", default="127.0.0.1:50052")
+    inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
+    ensure_served_timeout_s: float = setting("ENSURE_SERVED_TIMEOUT_S", "how long a request waits for a model", default=120.0)
+    idle_timeout_s: float = setting("UPSTREAM_IDLE_TIMEOUT_S", "longest silence within a stream", default=300.0)
+    answer_timeout_s: float = setting("UPSTREAM_ANSWER_TIMEOUT_S", "longest wait for an unstreamed answer", default=600.0)
+    max_body_bytes: int = setting("MAX_BODY_BYTES", "largest JSON body", default=10 << 20)
+    max_file_bytes: int = setting("MAX_FILE_BYTES", "largest upload", default=1 << 30)
+    max_generations: int = setting("MAX_CONCURRENT_GENERATIONS", "answers under way at a time", default=512)
+
+
+async def run(settings: Settings) -> None:
+    """Wire the program together and serve until it is stopped."""
+    keys = Keys(choose.database(settings.database))
+    await ensure_first_key(keys, Path(settings.api_key_file))
+    models = Client(model_pb2_grpc.ModelServiceStub, settings.inference_address, retry=False)
+    routes = Routes(models, ensure_timeout_s=settings.ensure_served_timeout_s)
+    upstream = Upstream(routes, idle_timeout_s=settings.idle_timeout_s, answer_timeout_s=settings.answer_timeout_s)
+    gateway = Gateway(
+        keys=keys,
+        routes=routes,
+        upstream=upstream,
+        files=Client(file_pb2_grpc.FileServiceStub, settings.dataset_address),
+        jobs=Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, settings.trainer_address),
+        models=models,
+        limits=Limits(settings.max_body_bytes, settings.max_file_bytes, settings.max_generations),
+    )
+    http = HttpServer(settings.http_address, make_app(gateway))
+    http.bind()
+    server = GrpcServer(settings.address, [registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys))])
+    await serve_until_stopped(server, http.run, routes.watch)
+    await upstream.close()
+    await keys.database.close()
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        asyncio.run(run(program.begin("gateway", Settings)))

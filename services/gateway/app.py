@@ -1,0 +1,82 @@
+"""The HTTP application: which path leads where. The order of what stands around it is: door, key, route."""
+
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as HttpRoute
+
+from services.common.transport.grpc_client import Client
+from services.common.transport.http_server import Door
+from services.gateway.keys import KIND
+from services.gateway.openai import files, fine_tuning, models
+from services.gateway.openai.callers import Authentication
+from services.gateway.openai.chat import Generation, Slots
+from services.gateway.openai.errors import on_http_exception, on_validation_error, present
+from services.gateway.openai.parameters import check_chat, check_completion
+from services.gateway.routing import Routes
+from services.gateway.upstream import Upstream
+from services.gateway.usage import Usage
+from services.gateway.use_cases import Keys
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one gateway takes."""
+
+    max_body_bytes: int = 10 << 20
+    max_file_bytes: int = 1 << 30
+    max_generations: int = 512
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the application works with. The clients speak to dataset (files), trainer (jobs) and inference (models)."""
+
+    keys: Keys
+    routes: Routes
+    upstream: Upstream
+    files: Client
+    jobs: Client
+    models: Client
+    limits: Limits = Limits()
+    usage: Usage = field(default_factory=Usage)
+
+
+def make_app(gateway: Gateway) -> FastAPI:
+    """Return the application."""
+    app = FastAPI(title="Afina", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(Authentication, keys=gateway.keys)
+    app.add_middleware(Door, present=present, observe=gateway.usage.requested)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    slots = Slots(gateway.limits.max_generations, gateway.usage)
+    for path, check in (("/v1/chat/completions", check_chat), ("/v1/completions", check_completion)):
+        generation = Generation(
+            path, check, gateway.routes, gateway.upstream, gateway.usage, slots, gateway.limits.max_body_bytes
+        )
+        app.router.routes.append(HttpRoute(path, generation, methods=["POST"], name=path))
+    app.include_router(files.router(gateway.files, gateway.limits.max_file_bytes))
+    app.include_router(fine_tuning.router(gateway.jobs, gateway.limits.max_body_bytes))
+    app.include_router(models.router(gateway.routes, gateway.models))
+    _add_probes(app, gateway)
+    return app
+
+
+def _add_probes(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        """Say whether a chat could be answered: keys can be looked up, and the routes have come."""
+        await gateway.keys.database.list(KIND, "", limit=1)
+        is_ready = gateway.routes.are_known
+        return JSONResponse({"status": "ok" if is_ready else "the routes have not come yet"}, 200 if is_ready else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(gateway.usage.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

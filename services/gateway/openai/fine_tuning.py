@@ -1,0 +1,136 @@
+"""/v1/fine_tuning/jobs: OpenAI's words for the trainer's jobs."""
+
+import re
+import secrets
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from afina.v1 import fine_tuning_job_pb2 as pb
+from fastapi import APIRouter, Depends, Query, Request
+
+from services.common.errors import AfinaError, InvalidInput, NotFound
+from services.common.names import last
+from services.common.transport.grpc_client import Client
+from services.common.transport.http_server import header, read_body
+from services.common.transport.wire import MAX_PAGE
+from services.gateway.keys import ApiKey
+from services.gateway.openai.callers import manager
+from services.gateway.openai.errors import invalid, parse_json
+from services.gateway.openai.fine_tuning_objects import event_of, job_of, sequence_of
+from services.gateway.openai.fine_tuning_parameters import asked_job
+from services.gateway.openai.paging import PAGE, every, only_query, page
+from services.gateway.routing import model_not_found
+
+EVENT_PAGE = 1000
+Manager = Annotated[ApiKey, Depends(manager)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_METADATA = re.compile(r"metadata\[(.+)\]")
+_PARAMS = {
+    "fine_tuning_job.base_model": "model",
+    "fine_tuning_job.training_file": "training_file",
+    "fine_tuning_job.suffix": "suffix",
+    "fine_tuning_job.metadata": "metadata",
+    "recipe.epochs": "hyperparameters.n_epochs",
+    "recipe.batch_size": "hyperparameters.batch_size",
+    "recipe.learning_rate_multiplier": "hyperparameters.learning_rate_multiplier",
+    "recipe.seed": "seed",
+}
+
+
+def router(jobs: Client, max_body_bytes: int) -> APIRouter:
+    """Return the routes of fine-tuning jobs."""
+    routes = APIRouter(prefix="/v1/fine_tuning/jobs")
+
+    @routes.post("")
+    async def create(request: Request, key: Manager) -> dict[str, Any]:
+        body = parse_json(await read_body(request.scope, request.receive, max_body_bytes))
+        asked = asked_job(body, key.project)
+        once = header(request.scope, b"idempotency-key").decode("latin-1") or secrets.token_hex(16)
+        call = pb.CreateFineTuningJobRequest(
+            parent=f"projects/{key.project}",
+            fine_tuning_job=asked,
+            request_id=f"{key.project}/{once}"[:200],  # the client below repeats what got no answer
+        )
+        try:
+            return job_of(await jobs.CreateFineTuningJob(call))
+        except (NotFound, InvalidInput) as error:
+            raise _in_openai_words(error, asked) from error
+
+    @routes.get("", dependencies=[Depends(only_query("after", "limit", "metadata", prefix="metadata["))])
+    async def list_all(request: Request, key: Manager, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+        wanted = _metadata_filter(request)
+        call = pb.ListFineTuningJobsRequest(
+            parent=f"projects/{key.project}", page_size=PAGE if after or wanted else min(limit + 1, MAX_PAGE)
+        )
+        found = every(jobs.ListFineTuningJobs, call, "fine_tuning_jobs")
+        return await page((job_of(job) async for job in found if _has_metadata(job, wanted)), after, limit)
+
+    @routes.get("/{job_id}")
+    async def retrieve(job_id: str, key: Manager) -> dict[str, Any]:
+        return job_of(await jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=_name(key, job_id))))
+
+    @routes.post("/{job_id}/cancel")
+    async def cancel(job_id: str, key: Manager) -> dict[str, Any]:
+        return job_of(await jobs.CancelFineTuningJob(pb.CancelFineTuningJobRequest(name=_name(key, job_id))))
+
+    @routes.get("/{job_id}/events", dependencies=[Depends(only_query("after", "limit"))])
+    async def list_events(job_id: str, key: Manager, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+        events = [event_of(job_id, event) async for event in _events(jobs, _name(key, job_id))]
+        if after is not None and sequence_of(job_id, after) is None:
+            raise invalid("after", f"Invalid 'after': there is no event with the id '{after[:100]}' in this list.")
+        return await page(_newest_first(events), after, limit)
+
+    return routes
+
+
+def _name(key: ApiKey, job_id: str) -> str:
+    if not _ID.fullmatch(job_id):
+        raise NotFound(f"Could not find fine tune: {job_id[:100]}", metadata={"param": "fine_tune_id"})
+    return f"projects/{key.project}/fineTuningJobs/{job_id}"
+
+
+async def _events(jobs: Client, name: str) -> AsyncIterator[Any]:
+    """Yield all events of a job, oldest first: gRPC counts from the beginning, OpenAI from the end."""
+    after = 0
+    while True:
+        request = pb.ListFineTuningJobEventsRequest(name=name, after_sequence=after, page_size=EVENT_PAGE)
+        events = (await jobs.ListFineTuningJobEvents(request)).events
+        for event in events:
+            yield event
+        if len(events) < EVENT_PAGE:
+            return
+        after = events[-1].sequence
+
+
+async def _newest_first(events: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    for event in reversed(events):
+        yield event
+
+
+def _metadata_filter(request: Request) -> dict[str, str] | None:
+    """Return the pairs that a job must have: none of them selects all, None selects jobs without any."""
+    if "metadata" in request.query_params:
+        if request.query_params["metadata"] != "null":
+            raise invalid("metadata", "Invalid 'metadata': write metadata[key]=value, or metadata=null.")
+        return None
+    pairs = ((_METADATA.fullmatch(name), value) for name, value in request.query_params.items())
+    return {match.group(1): value for match, value in pairs if match}
+
+
+def _has_metadata(job: pb.FineTuningJob, wanted: dict[str, str] | None) -> bool:
+    if wanted is None:
+        return not job.metadata
+    return all(job.metadata.get(name) == value for name, value in wanted.items())
+
+
+def _in_openai_words(error: AfinaError, asked: pb.FineTuningJob) -> AfinaError:
+    """Say which parameter it was, by the name that the client knows."""
+    if isinstance(error, NotFound):
+        if asked.training_file == error.metadata.get("name") or asked.training_file in error.message:
+            message = f"No such File object: {last(asked.training_file)}"
+            return NotFound(message, reason="FILE_NOT_FOUND", metadata={"param": "training_file"})
+        return model_not_found(asked.base_model)
+    error.metadata.setdefault("param", _PARAMS.get(error.violations[0].field, "") if error.violations else "")
+    error.message = re.sub(r"\bepochs is\b", "n_epochs is", error.message)
+    return error

@@ -1,0 +1,51 @@
+"""Usage: what was asked, by whom, and how long it took – counted in this process, shown at /metrics, lost at its end."""
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from services.gateway.keys import ApiKey
+
+_SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
+_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/files", "/v1/fine_tuning/jobs", "/v1/models")
+
+
+class Usage:
+    """Counters of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "afina_gateway_requests_total", "HTTP requests.", ["method", "path", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "afina_gateway_request_seconds", "Time of HTTP requests.", ["path"], buckets=_SECONDS, registry=self._registry
+        )
+        self._in_flight = Gauge("afina_gateway_generations_in_flight", "Answers under way.", registry=self._registry)
+        self._tokens = Counter(
+            "afina_gateway_tokens_total",
+            "Tokens, as the model servers count them.",
+            ["key", "model", "kind"],
+            registry=self._registry,
+        )
+
+    def requested(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Count a request; paths that carry an id count as what they begin with."""
+        label = next((known for known in _PATHS if path.startswith(known)), "other")
+        self._requests.labels(method, label, str(status)).inc()
+        self._seconds.labels(label).observe(seconds)
+
+    def generated(self, key: ApiKey, model: str, usage: Any) -> None:
+        """Count the tokens of an answer that tells them."""
+        if not isinstance(usage, dict):
+            return
+        for kind in ("prompt_tokens", "completion_tokens"):
+            self._tokens.labels(key.name, model, kind.removesuffix("_tokens")).inc(usage.get(kind) or 0)
+
+    def in_flight(self, count: int) -> None:
+        """Note how many answers are under way."""
+        self._in_flight.set(count)
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,134 @@
+"""What can be asked of the gateway about keys: one short function a verb."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from services.common.errors import InvalidInput, NotFound, Unauthenticated, Violation
+from services.common.names import last, new_id, parse, project_of
+from services.common.ports.database import Database, Record
+from services.common.telemetry import log
+from services.gateway import keys
+from services.gateway.keys import ApiKey, Believed
+
+_logger = logging.getLogger("afina.gateway")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the use cases of keys work with."""
+
+    database: Database
+    believed: Believed = field(default_factory=Believed)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+async def create_key(
+    context: Keys, parent: str, display_name: str, ttl_s: float | None, inference_only: bool, secret: str = ""
+) -> tuple[Record, str]:
+    """Issue a key and return its record with the secret, which is nowhere else afterwards. Raises: InvalidInput."""
+    project = project_of(parent)
+    parse("projects/{project}", parent)
+    _check(display_name, ttl_s)
+    secret = secret or keys.new_secret()
+    expire_time = "" if ttl_s is None else (context.clock() + timedelta(seconds=ttl_s)).isoformat()
+    name = f"{parent}/apiKeys/{new_id('key')}"
+    key = ApiKey(name, project, display_name, expire_time, inference_only, keys.sha256_of(secret))
+    await context.database.create(keys.HASH_KIND, key.secret_sha256, key.to_document())
+    return await context.database.create(keys.KIND, name, key.to_document()), secret
+
+
+async def list_keys(context: Keys, parent: str, after: int | None, limit: int) -> Sequence[Record]:
+    """Return the keys of a project, newest first."""
+    parse("projects/{project}", parent)
+    return await context.database.list(keys.KIND, f"{parent}/apiKeys", after=after, limit=limit)
+
+
+async def delete_key(context: Keys, name: str) -> None:
+    """Revoke a key. This replica refuses it at once, others within `keys.BELIEVED_S`. Raises: NotFound."""
+    parse(keys.NAME, name)
+    record = await context.database.get(keys.KIND, name)
+    secret_sha256 = record.document["secret_sha256"]
+    with contextlib.suppress(NotFound):
+        await context.database.delete(await context.database.get(keys.HASH_KIND, secret_sha256))
+    await context.database.delete(record)
+    context.believed.forget(secret_sha256)
+
+
+async def authenticate(context: Keys, secret: str) -> ApiKey:
+    """Return the key that a client showed. Raises: Unauthenticated."""
+    if not secret:
+        raise Unauthenticated(
+            "You didn't provide an API key. Send it in a header: Authorization: Bearer afina-...",
+            reason="API_KEY_MISSING",
+        )
+    key = await _known(context, keys.sha256_of(secret)) if keys.is_secret(secret) else None
+    if key is None:
+        raise Unauthenticated(
+            f"Incorrect API key provided: {_masked(secret)}. Ask whoever runs this gateway for one.", reason="INVALID_API_KEY"
+        )
+    if key.has_expired(context.clock()):
+        raise Unauthenticated(
+            f"The API key {last(key.name)} expired at {key.expire_time}; ask for a new one.", reason="API_KEY_EXPIRED"
+        )
+    return key
+
+
+async def ensure_first_key(context: Keys, file: Path) -> None:
+    """Where no key exists, make one for the default project and leave its secret in a file that only its owner can read.
+
+    The file comes first: a gateway that dies in between leaves a file without a key, and the next start writes it anew.
+    """
+    if await context.database.list(keys.KIND, "", limit=1):
+        if not await asyncio.to_thread(file.exists):
+            log(_logger, logging.WARNING, "there are keys, but the file of the first one is gone", file=str(file))
+        return
+    secret = keys.new_secret()
+    await asyncio.to_thread(_write_private, file, secret + "\n")
+    parent = f"projects/{keys.DEFAULT_PROJECT}"
+    record, _ = await create_key(context, parent, "first key", None, inference_only=False, secret=secret)
+    log(_logger, logging.INFO, "the first key was made", name=record.name, file=str(file))
+
+
+async def _known(context: Keys, secret_sha256: str) -> ApiKey | None:
+    is_known, key = context.believed.get(secret_sha256)
+    if is_known:
+        return key
+    try:
+        key = ApiKey.from_document((await context.database.get(keys.HASH_KIND, secret_sha256)).document)
+    except NotFound:
+        key = None
+    context.believed.put(secret_sha256, key)
+    return key
+
+
+def _check(display_name: str, ttl_s: float | None) -> None:
+    violations = []
+    if len(display_name) > keys.MAX_DISPLAY_NAME_CHARACTERS:
+        told = f"display_name has {len(display_name)} characters; at most {keys.MAX_DISPLAY_NAME_CHARACTERS} are kept."
+        violations.append(Violation("display_name", "TOO_LONG", told))
+    if ttl_s is not None and not 0 < ttl_s <= keys.MAX_TTL_S:
+        violations.append(Violation("ttl", "OUT_OF_BOUNDS", f"ttl is {ttl_s:g} s; choose more than 0 and at most ten years."))
+    if violations:
+        raise InvalidInput("The key can't be made: " + " ".join(v.description for v in violations), violations=violations)
+
+
+def _masked(secret: str) -> str:
+    return f"{secret[:8]}***{secret[-4:]}" if len(secret) >= 24 else "***"
+
+
+def _write_private(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staged = file.with_name(f".{file.name}.{os.getpid()}")
+    staged.unlink(missing_ok=True)
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staged.replace(file)

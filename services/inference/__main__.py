@@ -1,0 +1,96 @@
+"""The inference program: `python -m services.inference` (with `--check`: import everything and leave)."""
+
+import asyncio
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from afina.v1 import catalogue_pb2, catalogue_pb2_grpc, endpoint_pb2, endpoint_pb2_grpc, model_pb2, model_pb2_grpc
+
+from services.common import program
+from services.common.backends import choose
+from services.common.backends.model_server.vllm import ServerPlan, VllmServer, workload
+from services.common.ports.launcher import Workload
+from services.common.reconcile import Reconciler
+from services.common.settings import setting
+from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.inference.clients import GrpcEvaluations
+from services.inference.fleet import reconcile_placement, reconcile_server
+from services.inference.inference import Inference
+from services.inference.routes import RouteTable
+from services.inference.rpc import CatalogueRpc, EndpointRpc, ModelRpc
+from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Server
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What inference needs to know."""
+
+    object_store: str = setting("OBJECT_STORE", "file:///folder, where artifacts are")
+    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    launcher: str = setting("LAUNCHER", "process:///folder, where model servers run")
+    cache: str = setting("AFINA_CACHE", "a folder for bases and adapters fetched by digest")
+    address: str = setting("INFERENCE_ADDRESS", "host:port to serve on", default="127.0.0.1:50054")
+    evaluator_address: str = setting("EVALUATOR_ADDRESS", "where evaluator answers", default="127.0.0.1:50053")
+    accelerator: str = setting("AFINA_ACCELERATOR", "cpu or cuda: what model servers run on", default="cpu")
+    kv_cache_gib: int = setting("KV_CACHE_GIB", "memory for a server's prompts and answers, on a CPU", default=1)
+    lease_s: float = setting("LEASE_S", "seconds that a claim on a server lasts", default=60.0)
+
+
+def describe(settings: Settings, server: Server, folder: Path) -> Workload:
+    """Say how a server is started."""
+    return workload(
+        ServerPlan(
+            key=server.key,
+            base_folder=str(folder),
+            base_digest=server.digest,
+            port=server.port,
+            api_key=server.api_key,
+            object_store=settings.object_store,
+            cache=settings.cache,
+            max_length=server.max_length,
+            max_rank=server.max_rank,
+            accelerator=settings.accelerator,
+            kv_cache_gib=settings.kv_cache_gib,
+        )
+    )
+
+
+async def run(settings: Settings) -> None:
+    """Wire the program together and serve until it is stopped. Model servers go on without it."""
+    database = choose.database(settings.database)
+    evaluations = GrpcEvaluations(settings.evaluator_address)
+    async with aiohttp.ClientSession() as session:
+        inference = Inference(
+            database=database,
+            store=choose.object_store(settings.object_store),
+            launcher=choose.launcher(settings.launcher),
+            evaluations=evaluations,
+            cache=Path(settings.cache),
+            workload=functools.partial(describe, settings),
+            connect=lambda url, api_key: VllmServer(url, api_key, session),
+            routes=RouteTable(database),
+        )
+        server = GrpcServer(
+            settings.address,
+            [
+                registration(model_pb2_grpc, model_pb2, "ModelService", ModelRpc(inference)),
+                registration(catalogue_pb2_grpc, catalogue_pb2, "CatalogueService", CatalogueRpc(inference)),
+                registration(endpoint_pb2_grpc, endpoint_pb2, "EndpointService", EndpointRpc(inference)),
+            ],
+        )
+        servers = Reconciler(database, SERVER_KIND, functools.partial(reconcile_server, inference), lease_s=settings.lease_s)
+        placements = Reconciler(
+            database, PLACEMENT_KIND, functools.partial(reconcile_placement, inference), lease_s=settings.lease_s
+        )
+        await serve_until_stopped(server, inference.routes.run, servers.run, placements.run)
+        await inference.background.close()
+    await evaluations.close()
+    await database.close()
+
+
+if __name__ == "__main__":
+    if "--check" not in sys.argv:
+        asyncio.run(run(program.begin("inference", Settings)))

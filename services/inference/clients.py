@@ -1,0 +1,74 @@
+"""What inference asks of the evaluator, as values of its own words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from afina.v1 import evaluation_pb2, evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc
+
+from services.common.transport.grpc_client import Client
+from services.inference.gate import Comparison
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An evaluation as the gate sees it. `digests` are the models' when it was created, by name."""
+
+    name: str
+    state: str
+    suite: str
+    suite_digest: str
+    digests: Mapping[str, str]
+    comparisons: tuple[Comparison, ...]
+
+
+class Evaluations(Protocol):
+    """Inference's view of `evaluator`."""
+
+    async def evidence(self, evaluation: str) -> Evidence:
+        """Return an evaluation. Raises: NotFound, Unavailable."""
+
+    async def suite_digest(self, suite: str) -> str:
+        """Return a suite's digest as it is now. Raises: NotFound, Unavailable."""
+
+
+class GrpcEvaluations:
+    """The evaluator over gRPC."""
+
+    def __init__(self, address: str) -> None:
+        self._evaluations = Client(evaluation_pb2_grpc.EvaluationServiceStub, address)
+        self._suites = Client(suite_pb2_grpc.SuiteServiceStub, address)
+
+    async def evidence(self, evaluation: str) -> Evidence:
+        """See Evaluations."""
+        found = await self._evaluations.GetEvaluation(evaluation_pb2.GetEvaluationRequest(name=evaluation))
+        return Evidence(
+            name=found.name,
+            state=evaluation_pb2.Evaluation.State.Name(found.state).removeprefix("STATE_"),
+            suite=found.suite,
+            suite_digest=found.suite_digest,
+            digests={subject.model: subject.digest for subject in found.subjects},
+            comparisons=tuple(_comparison(comparison) for comparison in found.comparisons),
+        )
+
+    async def suite_digest(self, suite: str) -> str:
+        """See Evaluations."""
+        found = await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=suite))
+        return str(found.digest)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._evaluations.close()
+        await self._suites.close()
+
+
+def _comparison(found: evaluation_pb2.Comparison) -> Comparison:
+    return Comparison(
+        champion=found.champion,
+        champion_prompt=found.champion_prompt,
+        candidate=found.candidate,
+        candidate_prompt=found.candidate_prompt,
+        item_count=found.item_count,
+        candidate_only_count=found.candidate_only_count,
+        champion_only_count=found.champion_only_count,
+    )

@@ -1,0 +1,120 @@
+"""What can be asked of inference about endpoints: one short function a verb.
+
+A promotion believes nobody: the evaluation is read from the evaluator, every digest in it is held against what is here
+now, and the candidate is proven on the server that will answer.
+"""
+
+from collections.abc import Sequence
+
+from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, WrongState
+from services.common.names import parse, project_of
+from services.common.ports.database import Record
+from services.inference import catalogue, endpoint, gate, model
+from services.inference.clients import Evidence
+from services.inference.endpoint import Endpoint
+from services.inference.gate import Comparison, Gate
+from services.inference.inference import Inference
+from services.inference.model import Model
+from services.inference.use_cases import ensure_served
+
+EVALUATION_NAME = "projects/{project}/evaluations/{evaluation}"
+
+
+async def create_endpoint(inference: Inference, parent: str, endpoint_id: str, given: Gate) -> Record:
+    """Create an endpoint that points to nothing yet. Raises: InvalidInput (all violations), AlreadyExists."""
+    project = parse("projects/{project}", parent)["project"]
+    rule = endpoint.complete(given)
+    if violations := endpoint.check(project, endpoint_id, rule):
+        told = " ".join(violation.description for violation in violations)
+        raise InvalidInput(f"The endpoint can't be created: {told}", violations=violations)
+    if await _is_base(inference, endpoint_id):
+        raise AlreadyExists(f"{endpoint_id} is the name of a base; choose another.", metadata={"id": endpoint_id})
+    name = f"{parent}/endpoints/{endpoint_id}"
+    return await inference.database.create(endpoint.KIND, name, Endpoint(name, rule).to_document())
+
+
+async def get_endpoint(inference: Inference, name: str) -> Record:
+    """Return an endpoint. Raises: NotFound."""
+    parse(endpoint.NAME, name)
+    return await inference.database.get(endpoint.KIND, name)
+
+
+async def list_endpoints(inference: Inference, parent: str, after: int | None, limit: int) -> Sequence[Record]:
+    """Return endpoints of a project, newest first."""
+    project_of(parent)
+    return await inference.database.list(endpoint.KIND, f"{parent}/endpoints", after=after, limit=limit)
+
+
+async def promote(inference: Inference, name: str, candidate_name: str, evaluation: str, etag: str, timeout_s: float) -> Record:
+    """Point an endpoint to a model if its gate lets it pass. Repeating it changes nothing.
+
+    Raises: NotFound, WrongState (with the gate's reason), Conflict (stale etag), Unavailable (not proven in time).
+    """
+    record = await get_endpoint(inference, name)
+    if etag and etag != str(record.version):
+        raise Conflict(f"{name} has changed since you read it; read it again.", metadata={"etag": str(record.version)})
+    current = Endpoint.from_document(record.document)
+    project = project_of(name)
+    if project_of(candidate_name) != project or parse(EVALUATION_NAME, evaluation)["project"] != project:
+        raise InvalidInput(f"Model and evaluation have to be of project {project}.", reason="WRONG_PROJECT")
+    parse(model.ADAPTER_NAME, candidate_name)
+    candidate = Model.from_document((await inference.database.get(model.KIND, candidate_name)).document)
+    candidate.require_active()
+    if current.model == candidate.name and current.digest == candidate.digest:
+        return record
+    evidence = await inference.evaluations.evidence(evaluation)
+    comparison = await _checked(inference, current, candidate, evidence)
+    verdict = gate.decide(current.gate, comparison)
+    if verdict.answer != gate.Answer.BETTER:
+        needed = {"items_needed": str(verdict.items_needed)} if verdict.items_needed else {}
+        raise WrongState(verdict.sentence, reason=verdict.answer, metadata={**needed, "item_count": str(comparison.item_count)})
+    served, _ = await ensure_served(inference, candidate.name, timeout_s)
+    if not Model.from_document(served.document).is_distinguishable:
+        raise WrongState(
+            f"The references of {candidate.name} can't tell it from its base, so no proof shows which one answers.",
+            reason="MODEL_INDISTINGUISHABLE",
+            metadata={"model": candidate.name},
+        )
+    time = inference.clock().isoformat()
+    promoted = current.promote(candidate.name, candidate.digest, evaluation, verdict.sentence, time)
+    changed = await inference.database.update(record, promoted.to_document())
+    await inference.routes.refresh()
+    return changed
+
+
+async def _checked(inference: Inference, current: Endpoint, candidate: Model, evidence: Evidence) -> Comparison:
+    """Return the comparison that counts, after holding the evaluation against what is here now. Raises: WrongState."""
+    if evidence.state != "SUCCEEDED":
+        raise _refusal("EVALUATION_UNFINISHED", f"{evidence.name} is {evidence.state}; only a finished one counts.")
+    if current.gate.suite and evidence.suite != current.gate.suite:
+        raise _refusal("WRONG_SUITE", f"The gate of {current.name} takes {current.gate.suite} alone, not {evidence.suite}.")
+    champion = current.model or candidate.base_name
+    pairs = [c for c in evidence.comparisons if c.candidate == candidate.name and c.champion == champion]
+    if not pairs:
+        told = f"{evidence.name} does not compare {candidate.name} with {champion}; evaluate these two."
+        raise _refusal("WRONG_CHAMPION", told)
+    if await inference.evaluations.suite_digest(evidence.suite) != evidence.suite_digest:
+        raise _refusal("EVALUATION_STALE", f"{evidence.suite} is not what {evidence.name} asked; evaluate again.")
+    for name in (champion, candidate.name):
+        if evidence.digests.get(name) != await _digest(inference, name):
+            raise _refusal("EVALUATION_STALE", f"{name} is not the model that {evidence.name} asked; evaluate again.")
+    return pairs[0]
+
+
+async def _digest(inference: Inference, name: str) -> str:
+    try:
+        return str((await inference.database.get(model.KIND, name)).document["digest"])
+    except NotFound:
+        return ""
+
+
+async def _is_base(inference: Inference, public_id: str) -> bool:
+    try:
+        await inference.database.get(catalogue.ALIAS_KIND, f"aliases/{public_id}")
+    except NotFound:
+        return False
+    return True
+
+
+def _refusal(reason: str, message: str) -> WrongState:
+    return WrongState(message, reason=reason)

@@ -1,0 +1,224 @@
+"""How servers and placements move: what the reconcile loops do in each state.
+
+    server:     STARTING → ACTIVE → (it crashed, or does not answer) FAILED → STARTING, one generation on
+    placement:  LOADING → PROVEN | REFUSED, and LOADING again for each generation of its server
+
+A server is ACTIVE once it is up and knows its base by digest. A placement is PROVEN once the golden chats came out right;
+it is REFUSED, and its model quarantined, when they did not, or when an engine that is up has refused it three times.
+"""
+
+import asyncio
+import functools
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from services.common.errors import ArtifactNotFound, Conflict, InvalidInput, NotFound
+from services.common.ports.database import Database, Document, Record
+from services.common.ports.launcher import WorkloadState
+from services.common.ports.manifest import Manifest, fetch_folder
+from services.common.ports.model_server import GoldenChat
+from services.common.reconcile import Change
+from services.common.telemetry import log
+from services.inference import model
+from services.inference.inference import Inference
+from services.inference.model import Model
+from services.inference.proof import Proof, parse_golden, prove
+from services.inference.servers import (
+    HOST,
+    MAX_MISSES,
+    MAX_REFUSALS,
+    PLACEMENT_KIND,
+    SERVER_KIND,
+    START_LIMIT_S,
+    Placement,
+    Server,
+)
+
+LOOK_AGAIN_S = 0.5
+HEALTH_INTERVAL_S = 2.0
+LAST_WORDS_BYTES = 600
+_logger = logging.getLogger("afina.inference")
+
+
+async def reconcile_server(inference: Inference, record: Record) -> Change:
+    """Look at a server and move it by at most one state."""
+    server = Server.from_document(record.document)
+    moved, due_in_s = await {"STARTING": _start, "ACTIVE": _watch, "FAILED": _restart}[server.state](inference, server)
+    if moved.state != server.state:
+        log(_logger, logging.INFO, "server", name=server.name, generation=moved.generation, state=moved.state, why=moved.message)
+        inference.routes.touch()
+    return Change(moved.to_document(), due_in_s)
+
+
+async def reconcile_placement(inference: Inference, record: Record) -> Change:
+    """Look at a placement: load it, prove it, or wait for its server."""
+    placement = Placement.from_document(record.document)
+    server = Server.from_document((await inference.database.get(SERVER_KIND, placement.server)).document)
+    if server.state != "ACTIVE":
+        return Change(placement.to_document(), LOOK_AGAIN_S)
+    if placement.generation != server.generation:
+        placement = placement.load(server.generation)
+    key = ("prove", placement.name, placement.generation)
+    try:
+        proof = await inference.background.result(key, lambda: _load_and_prove(inference, server, placement))
+    except InvalidInput as error:
+        if not await inference.connect(server.url, server.api_key).is_up():
+            return Change(placement.to_document(), LOOK_AGAIN_S)
+        placement = replace(placement, refusals=placement.refusals + 1)
+        if placement.refusals < MAX_REFUSALS:
+            return Change(placement.to_document(), LOOK_AGAIN_S)
+        return await _refuse(inference, placement, f"{error.reason}: {error.message}")
+    if proof is None:
+        return Change(placement.to_document(), 0.0)
+    if not proof.is_proven:
+        return await _refuse(inference, placement, f"{proof.reason}: {proof.message}", proof)
+    await _note_proof(inference, placement, lambda m: replace(m, proof=_told(proof)))
+    log(_logger, logging.INFO, "proven", model=placement.model, generation=placement.generation, why=proof.message)
+    inference.routes.touch()
+    return Change(replace(placement, state="PROVEN").to_document(), None)
+
+
+async def change(database: Database, kind: str, name: str, edit: Callable[[Document], Document], due: datetime | None) -> Record:
+    """Read, edit and write a record, again where somebody else wrote in between. Raises: NotFound, Conflict."""
+    for _ in range(20):
+        record = await database.get(kind, name)
+        try:
+            return await database.update(replace(record, lease_token=None), edit(record.document), due_time=due)
+        except Conflict:
+            continue
+    raise Conflict(f"{name} changes too often; repeat.", metadata={"name": name})
+
+
+async def _start(inference: Inference, server: Server) -> tuple[Server, float]:
+    try:
+        folder = await inference.background.result(("fetch", server.digest), lambda: _fetch(inference, server.manifest_key))
+    except (ArtifactNotFound, InvalidInput) as error:
+        return server.fail(f"Its base can't be fetched: {error.message}", inference.clock()), LOOK_AGAIN_S
+    if folder is None:
+        return server, 0.0
+    if not server.port:
+        return server.begin(await asyncio.to_thread(_free_port), secrets.token_urlsafe(32), inference.clock()), 0.0
+    seen = await inference.launcher.observe(server.key)
+    if seen.state == WorkloadState.GONE:
+        await inference.launcher.launch(inference.launcher.plan(inference.workload(server, folder)))
+        return server, LOOK_AGAIN_S
+    if seen.has_ended:
+        words = await _last_words(inference, server)
+        return server.fail(f"It ended while it started: {seen.message} {words}", inference.clock()), 0.0
+    connection = inference.connect(server.url, server.api_key)
+    if await connection.is_up():
+        known = await connection.loaded()
+        if known[:1] != [server.digest]:
+            return server.fail(f"Something else answers at {server.url}.", inference.clock()), 0.0
+        await _rearm(inference, server)
+        return server.activate(inference.clock()), HEALTH_INTERVAL_S
+    if server.state_age_s(inference.clock()) > START_LIMIT_S:
+        return server.fail(f"It did not come up within {START_LIMIT_S:.0f} s.", inference.clock()), 0.0
+    return server, LOOK_AGAIN_S
+
+
+async def _watch(inference: Inference, server: Server) -> tuple[Server, float]:
+    seen = await inference.launcher.observe(server.key)
+    if seen.has_ended:
+        return server.fail(f"It crashed: {seen.message} {await _last_words(inference, server)}", inference.clock()), 0.0
+    is_up = await inference.connect(server.url, server.api_key).is_up()
+    looked = server.look(is_up, inference.clock())
+    if looked.misses >= MAX_MISSES:
+        return looked.fail(f"It did not answer {looked.misses} times in a row.", inference.clock()), 0.0
+    return looked, HEALTH_INTERVAL_S
+
+
+async def _restart(inference: Inference, server: Server) -> tuple[Server, float]:
+    """Launch again only when nothing of the old generation runs: two would need twice the memory."""
+    if not (await inference.launcher.observe(server.key)).has_ended:
+        await inference.launcher.stop(server.key)
+        return server, LOOK_AGAIN_S
+    now = inference.clock()
+    if now < server.restart_time:
+        return server, max(LOOK_AGAIN_S, (server.restart_time - now).total_seconds())
+    return server.restart(now), 0.0
+
+
+async def _rearm(inference: Inference, server: Server) -> None:
+    """Have every placement proven on this generation; those that were refused stay so, as their models are quarantined."""
+    for record in await inference.database.list(PLACEMENT_KIND, f"placements/{server.name.rpartition('/')[2]}", limit=1000):
+        placement = Placement.from_document(record.document)
+        if placement.state != "REFUSED" and placement.generation != server.generation:
+            edit = functools.partial(_loading, server)
+            await change(inference.database, PLACEMENT_KIND, placement.name, edit, inference.clock())
+
+
+def _loading(server: Server, document: Document) -> Document:
+    return Placement.from_document(document).load(server.generation).to_document()
+
+
+async def _load_and_prove(inference: Inference, server: Server, placement: Placement) -> Proof:
+    chats = await asyncio.to_thread(_golden, inference, placement)
+    connection = inference.connect(server.url, server.api_key)
+    await connection.load(placement.digest)
+    return await prove(connection, placement.digest, chats)
+
+
+def _golden(inference: Inference, placement: Placement) -> tuple[GoldenChat, ...]:
+    manifest = Manifest.from_json(inference.store.read(placement.manifest_key))
+    return parse_golden(inference.store.read(manifest.file("golden.json").key), placement.base_digest)
+
+
+async def _fetch(inference: Inference, manifest_key: str) -> Path:
+    def fetch() -> Path:
+        manifest = Manifest.from_json(inference.store.read(manifest_key))
+        return fetch_folder(inference.store, manifest, inference.cache)
+
+    return await asyncio.to_thread(fetch)
+
+
+async def _refuse(inference: Inference, placement: Placement, reason: str, proof: Proof | None = None) -> Change:
+    log(_logger, logging.ERROR, "quarantined", model=placement.model, why=reason)
+
+    def edit(m: Model) -> Model:
+        return replace(m.quarantine(reason), proof=_told(proof) if proof else m.proof)
+
+    await _note_proof(inference, placement, edit)
+    inference.routes.touch()
+    return Change(replace(placement, state="REFUSED").to_document(), None)
+
+
+async def _note_proof(inference: Inference, placement: Placement, edit: Callable[[Model], Model]) -> None:
+    try:
+        await change(
+            inference.database,
+            model.KIND,
+            placement.model,
+            lambda document: edit(Model.from_document(document)).to_document(),
+            None,
+        )
+    except NotFound:
+        log(_logger, logging.INFO, "the model was deleted meanwhile", model=placement.model)
+
+
+def _told(proof: Proof) -> Document:
+    return {**proof.to_json(), "prove_time": datetime.now(UTC).isoformat()}
+
+
+async def _last_words(inference: Inference, server: Server) -> str:
+    """Return the end of a server's output: what a person would look at first."""
+    words, after = b"", 0
+    while True:
+        piece, after = await inference.launcher.logs(server.key, after)
+        if not piece:
+            break
+        words = (words + piece)[-LAST_WORDS_BYTES:]
+    text = words.decode(errors="replace").strip()
+    return f"Its last words: {text}" if text else ""
+
+
+def _free_port() -> int:
+    """Return a port that nobody has now; if somebody takes it before the server does, the server ends and is launched anew."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,96 @@
+"""Model: weights that can be served. Immutable, named by digest, with provenance."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from services.common.errors import InvalidInput, WrongState
+from services.common.names import last
+
+KIND = "model"
+BASE_NAME = "models/{model}"
+ADAPTER_NAME = "projects/{project}/models/{model}"
+ID_DIGITS = 24
+SUFFIX = re.compile(r"[a-z0-9-]{0,64}")
+PROVENANCE_KEYS = (
+    "job", "attempt", "base", "dataset", "recipe", "best_step", "steps", "trained_tokens", "phases", "peak_memory_bytes",
+    "environment",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as it is stored. `base`, `base_digest` and `rank` are an adapter's; `max_length` is a base's, in tokens."""
+
+    name: str
+    kind: str  # "BASE" | "ADAPTER"
+    digest: str
+    public_id: str
+    manifest_key: str
+    size_bytes: int
+    state: str = "ACTIVE"
+    base: str = ""
+    base_digest: str = ""
+    max_length: int = 0
+    rank: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    quarantine_reason: str = ""
+    proof: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def base_name(self) -> str:
+        """The base that its server has to serve: itself, or what it stands on."""
+        return self.base or self.name
+
+    @property
+    def is_distinguishable(self) -> bool:
+        """Whether its proof could tell it from its base; a base needs no telling."""
+        return self.kind == "BASE" or bool(self.proof.get("is_distinguishable"))
+
+    def quarantine(self, reason: str) -> "Model":
+        """Return it as one that is not served any more."""
+        return replace(self, state="QUARANTINED", quarantine_reason=reason)
+
+    def require_active(self) -> None:
+        """Raises: WrongState (it is quarantined)."""
+        if self.state != "ACTIVE":
+            raise WrongState(
+                f"{self.name} is quarantined and is not served: {self.quarantine_reason}",
+                reason="MODEL_QUARANTINED",
+                metadata={"model": self.name},
+            )
+
+    def to_document(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Model":
+        """Read it from JSON."""
+        return cls(**document)
+
+
+def base_name(digest: str) -> str:
+    """The name of the base with that digest."""
+    return f"models/{digest[:ID_DIGITS]}"
+
+
+def adapter_name(project: str, digest: str) -> str:
+    """The name of the adapter with that digest in a project: registering it twice makes one model."""
+    return f"projects/{project}/models/{digest[:ID_DIGITS]}"
+
+
+def public_id(base_public_id: str, project: str, suffix: str, name: str) -> str:
+    """The name to ask for in the OpenAI API; an empty suffix keeps its place, as OpenAI's does."""
+    return f"ft:{base_public_id}:{project}:{suffix}:{last(name)}"
+
+
+def name_of_public_id(given: str) -> tuple[str, str] | None:
+    """Return (project, resource name) of an `ft:` id, or None for another kind of id. Raises: InvalidInput (malformed)."""
+    if not given.startswith("ft:"):
+        return None
+    parts = given.split(":")
+    if len(parts) != 5 or not all(parts[i] for i in (1, 2, 4)):
+        raise InvalidInput(f"{given!r} is not ft:{{base}}:{{project}}:{{suffix}}:{{id}}.", reason="NAME_INVALID")
+    return parts[2], f"projects/{parts[2]}/models/{parts[4]}"

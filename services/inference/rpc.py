@@ -1,0 +1,216 @@
+"""ModelService, CatalogueService and EndpointService: proto ↔ use case."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+from afina.v1 import catalogue_pb2, catalogue_pb2_grpc, endpoint_pb2, endpoint_pb2_grpc, model_pb2, model_pb2_grpc
+from google.protobuf import empty_pb2
+
+from services.common.ports.database import Record
+from services.common.transport import wire
+from services.inference import endpoints, use_cases
+from services.inference.catalogue import Entry
+from services.inference.endpoint import Endpoint
+from services.inference.gate import Gate
+from services.inference.inference import Inference
+from services.inference.model import Model
+from services.inference.routes import Replica, Route
+
+DEFAULT_WAIT_S = 30.0
+MARGIN_S = 1.0  # so that "not yet" reaches the caller before its deadline does
+MAX_WAIT_S = 600.0
+
+
+class ModelRpc(model_pb2_grpc.ModelServiceServicer):
+    """The models' API."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def CreateModel(self, request: model_pb2.CreateModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
+        """See the proto."""
+        return _model(await use_cases.create_model(self._inference, request.parent, request.manifest_key, request.suffix))
+
+    async def GetModel(self, request: model_pb2.GetModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
+        """See the proto."""
+        return _model(await use_cases.get_model(self._inference, request.name, request.parent))
+
+    async def ListModels(
+        self, request: model_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
+    ) -> model_pb2.ListModelsResponse:
+        """See the proto."""
+        after, limit = wire.page_of(request.page_size, request.page_token)
+        records = await use_cases.list_models(self._inference, request.parent, after, limit)
+        models = [_model(record) for record in records]
+        return model_pb2.ListModelsResponse(models=models, next_page_token=wire.next_page_token(records, limit))
+
+    async def DeleteModel(self, request: model_pb2.DeleteModelRequest, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
+        """See the proto."""
+        await use_cases.delete_model(self._inference, request.name)
+        return empty_pb2.Empty()
+
+    async def EnsureServed(
+        self, request: model_pb2.EnsureServedRequest, context: grpc.aio.ServicerContext
+    ) -> model_pb2.EnsureServedResponse:
+        """See the proto."""
+        record, replicas = await use_cases.ensure_served(self._inference, request.name, _wait_s(context))
+        return model_pb2.EnsureServedResponse(model=_model(record), replicas=[_replica(replica) for replica in replicas])
+
+    async def WatchRoutes(
+        self, request: model_pb2.WatchRoutesRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[model_pb2.WatchRoutesResponse]:
+        """See the proto."""
+        async for routes in self._inference.routes.watch():
+            yield model_pb2.WatchRoutesResponse(routes=[_route(route) for route in routes])
+
+
+class CatalogueRpc(catalogue_pb2_grpc.CatalogueServiceServicer):
+    """The catalogue's API."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def CreateCatalogueEntry(
+        self, request: catalogue_pb2.CreateCatalogueEntryRequest, context: grpc.aio.ServicerContext
+    ) -> catalogue_pb2.CatalogueEntry:
+        """See the proto."""
+        given = request.catalogue_entry
+        record = await use_cases.create_entry(
+            self._inference, request.catalogue_entry_id, given.manifest_key, given.aliases, given.max_length
+        )
+        return _entry(record)
+
+    async def GetCatalogueEntry(
+        self, request: catalogue_pb2.GetCatalogueEntryRequest, context: grpc.aio.ServicerContext
+    ) -> catalogue_pb2.CatalogueEntry:
+        """See the proto."""
+        return _entry(await use_cases.get_entry(self._inference, request.name))
+
+    async def ListCatalogueEntries(
+        self, request: catalogue_pb2.ListCatalogueEntriesRequest, context: grpc.aio.ServicerContext
+    ) -> catalogue_pb2.ListCatalogueEntriesResponse:
+        """See the proto."""
+        after, limit = wire.page_of(request.page_size, request.page_token)
+        records = await use_cases.list_entries(self._inference, after, limit)
+        entries = [_entry(record) for record in records]
+        token = wire.next_page_token(records, limit)
+        return catalogue_pb2.ListCatalogueEntriesResponse(catalogue_entries=entries, next_page_token=token)
+
+
+class EndpointRpc(endpoint_pb2_grpc.EndpointServiceServicer):
+    """The endpoints' API."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def CreateEndpoint(
+        self, request: endpoint_pb2.CreateEndpointRequest, context: grpc.aio.ServicerContext
+    ) -> endpoint_pb2.Endpoint:
+        """See the proto."""
+        given = request.endpoint.gate
+        rule = Gate(given.significance_level, given.min_effect, given.min_item_count, given.suite)
+        return _endpoint(await endpoints.create_endpoint(self._inference, request.parent, request.endpoint_id, rule))
+
+    async def GetEndpoint(
+        self, request: endpoint_pb2.GetEndpointRequest, context: grpc.aio.ServicerContext
+    ) -> endpoint_pb2.Endpoint:
+        """See the proto."""
+        return _endpoint(await endpoints.get_endpoint(self._inference, request.name))
+
+    async def ListEndpoints(
+        self, request: endpoint_pb2.ListEndpointsRequest, context: grpc.aio.ServicerContext
+    ) -> endpoint_pb2.ListEndpointsResponse:
+        """See the proto."""
+        after, limit = wire.page_of(request.page_size, request.page_token)
+        records = await endpoints.list_endpoints(self._inference, request.parent, after, limit)
+        found = [_endpoint(record) for record in records]
+        return endpoint_pb2.ListEndpointsResponse(endpoints=found, next_page_token=wire.next_page_token(records, limit))
+
+    async def PromoteEndpoint(
+        self, request: endpoint_pb2.PromoteEndpointRequest, context: grpc.aio.ServicerContext
+    ) -> endpoint_pb2.Endpoint:
+        """See the proto."""
+        record = await endpoints.promote(
+            self._inference, request.name, request.model, request.evaluation, request.etag, _wait_s(context)
+        )
+        return _endpoint(record)
+
+
+def _wait_s(context: grpc.aio.ServicerContext) -> float:
+    left_s = context.time_remaining()
+    return DEFAULT_WAIT_S if left_s is None else max(0.0, min(left_s, MAX_WAIT_S) - MARGIN_S)
+
+
+def _model(record: Record) -> model_pb2.Model:
+    found = Model.from_document(record.document)
+    return model_pb2.Model(
+        name=found.name,
+        kind=model_pb2.Model.Kind.Value(f"KIND_{found.kind}"),
+        state=model_pb2.Model.State.Value(f"STATE_{found.state}"),
+        digest=found.digest,
+        public_id=found.public_id,
+        base=found.base,
+        manifest_key=found.manifest_key,
+        size_bytes=found.size_bytes,
+        provenance=wire.struct(found.provenance),
+        quarantine_reason=found.quarantine_reason,
+        proof=wire.struct(found.proof),
+        create_time=wire.timestamp(record.create_time),
+    )
+
+
+def _replica(replica: Replica) -> model_pb2.Replica:
+    return model_pb2.Replica(url=replica.url, served_name=replica.served_name, api_key=replica.api_key)
+
+
+def _route(route: Route) -> model_pb2.Route:
+    return model_pb2.Route(
+        public_id=route.public_id,
+        project=route.project,
+        model=route.model,
+        digest=route.digest,
+        replicas=[_replica(replica) for replica in route.replicas],
+        kind=route.kind,
+        create_time=wire.timestamp(route.create_time),
+    )
+
+
+def _entry(record: Record) -> catalogue_pb2.CatalogueEntry:
+    entry = Entry.from_document(record.document)
+    return catalogue_pb2.CatalogueEntry(
+        name=entry.name,
+        model=entry.model,
+        digest=entry.digest,
+        manifest_key=entry.manifest_key,
+        aliases=entry.aliases,
+        max_length=entry.max_length,
+        create_time=wire.timestamp(record.create_time),
+    )
+
+
+def _endpoint(record: Record) -> endpoint_pb2.Endpoint:
+    found = Endpoint.from_document(record.document)
+    return endpoint_pb2.Endpoint(
+        name=found.name,
+        gate=endpoint_pb2.Gate(
+            significance_level=found.gate.significance_level,
+            min_effect=found.gate.min_effect,
+            min_item_count=found.gate.min_item_count,
+            suite=found.gate.suite,
+        ),
+        model=found.model,
+        digest=found.digest,
+        promotions=[
+            endpoint_pb2.Promotion(
+                model=promotion.model,
+                digest=promotion.digest,
+                previous_model=promotion.previous_model,
+                evaluation=promotion.evaluation,
+                verdict=promotion.verdict,
+                create_time=wire.timestamp(promotion.create_time),
+            )
+            for promotion in found.promotions
+        ],
+        create_time=wire.timestamp(record.create_time),
+        etag=str(record.version),
+    )

@@ -1,0 +1,83 @@
+"""Runs one attempt at one fine-tuning job: `python -m services.trainer.worker`, with its spec and its token in the environment.
+
+`--check` imports everything and leaves: it proves an image.
+"""
+
+import json
+import logging
+import signal
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from services.common import settings, telemetry
+from services.common.backends import choose
+from services.common.errors import AfinaError, InvalidInput
+from services.common.ports.object_store import ObjectStore
+from services.common.transport.progress import ProgressReporter
+from services.trainer.worker import attempt
+from services.trainer.worker.loop import Stopped
+from services.trainer.worker.spec import Spec
+
+DONE, CRASHED, INVALID, STOPPED = 0, 1, 64, 75
+
+_logger = logging.getLogger("afina.trainer.worker")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the launcher tells a worker."""
+
+    spec: str = settings.setting("AFINA_SPEC", "key of the spec in the object store")
+    token: str = settings.setting("AFINA_ATTEMPT_TOKEN", "secret of this attempt", secret=True)
+    store: str = settings.setting("OBJECT_STORE", "URL of the object store")
+    report_to: str = settings.setting("AFINA_REPORT_TO", "host:port of the trainer")
+    cache: str = settings.setting("AFINA_CACHE", "folder for bases, fetched by digest")
+    checkpoint_interval_s: float = settings.setting(
+        "AFINA_CHECKPOINT_INTERVAL_S", "seconds of training between two checkpoints", default=30.0
+    )
+
+
+def main() -> int:
+    """Run the attempt and return its exit code."""
+    telemetry.configure("trainer.worker")
+    disable_progress_bar()
+    told = settings.parse(Settings)
+    telemetry.log(_logger, logging.INFO, "begins", **settings.masked(told))
+    is_terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_terminated.set())
+    store = choose.object_store(told.store)
+    spec = Spec.from_json(store.read(told.spec))
+    reporter = ProgressReporter(told.report_to, spec.job, spec.attempt, told.token)
+    try:
+        attempt.run(
+            spec,
+            store,
+            Path(told.cache),
+            reporter.event,
+            lambda: is_terminated.is_set() or reporter.stop_requested,
+            told.checkpoint_interval_s,
+        )
+    except Stopped:
+        return STOPPED
+    except AfinaError as error:
+        _say_why(store, spec, error)
+        return INVALID if isinstance(error, InvalidInput) else CRASHED
+    finally:
+        reporter.close()
+    return DONE
+
+
+def _say_why(store: ObjectStore, spec: Spec, error: AfinaError) -> None:
+    violations = [asdict(violation) for violation in error.violations]
+    document = {"reason": error.reason, "message": error.message, "violations": violations, "metadata": error.metadata}
+    if isinstance(error, InvalidInput):
+        store.commit(spec.error_key, json.dumps(document).encode())
+    telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if "--check" in sys.argv else main())

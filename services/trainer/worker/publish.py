@@ -1,0 +1,102 @@
+"""What an attempt leaves behind: a standard PEFT folder, golden answers, and one manifest that makes them exist.
+
+Golden answers are log-probabilities that transformers computes in fp32 from the very files that are published, with the
+adapter and without. A server proves by them that it serves this adapter, on this base, with this chat template.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from services.common.errors import InvalidInput
+from services.trainer.worker import batches
+from services.trainer.worker.batches import Messages
+from services.trainer.worker.model import Learner, load_base
+
+GOLDEN_CHATS = 8  # of one row each; one of two rows comes on top
+GOLDEN_TOKENS = 1024  # a chat that is longer proves no more and takes a server longer
+TOP_TOKENS = 7  # of the adapter, and of the base; with the reference token at most 15 of the 16 that a server takes
+
+
+def write_adapter(learner: Learner, folder: Path, base_public_id: str) -> None:
+    """Write the adapter as a PEFT folder, the same bytes for the same weights. Raises: InvalidInput (not finite)."""
+    weights = get_peft_model_state_dict(learner.model, save_embedding_layers=False)
+    broken = sorted(name for name, weight in weights.items() if not torch.isfinite(weight).all())
+    if broken:
+        raise InvalidInput(
+            f"{len(broken)} of the adapter's {len(weights)} tensors are not finite, first {broken[0]}; lower the learning rate.",
+            reason="ADAPTER_NOT_FINITE",
+            metadata={"tensor": broken[0]},
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = learner.model.peft_config["default"].to_dict()
+    config.update(base_model_name_or_path=base_public_id, inference_mode=True)
+    text = json.dumps(config, sort_keys=True, indent=2, default=sorted)  # sets are the only thing that JSON does not know
+    (folder / "adapter_config.json").write_text(text)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors are written 0600, and a model server may run as another user
+
+
+def write_golden(
+    folder: Path, base_folder: Path, base_digest: str, chats: Sequence[Messages], tokenizer: Any, device: torch.device
+) -> None:
+    """Compute golden answers from a published folder and add them to it as golden.json."""
+    model = PeftModel.from_pretrained(load_base(base_folder, device, torch.float32), folder).eval()
+    golden = [_golden_chat(messages, model, tokenizer) for messages in choose_golden(chats, tokenizer)]
+    (folder / "golden.json").write_text(json.dumps({"base_digest": base_digest, "chats": golden}, indent=1))
+
+
+def choose_golden(chats: Sequence[Messages], tokenizer: Any) -> list[Messages]:
+    """Return the first chats that are not too long, and one made by joining two of them."""
+    answered = [messages[: _last_answer(messages) + 1] for messages in chats[: 4 * GOLDEN_CHATS]]
+    short = [messages for messages in answered if len(batches.render(messages, tokenizer)) <= GOLDEN_TOKENS]
+    chosen = short[:GOLDEN_CHATS] or answered[:1]
+    for first, second in itertools.pairwise(chosen):
+        joined = [*first, *(message for message in second if message["role"] != "system")]
+        if len(batches.render(joined, tokenizer)) <= GOLDEN_TOKENS:
+            return [*chosen, joined]
+    return chosen
+
+
+def _golden_chat(messages: Messages, model: PeftModel, tokenizer: Any) -> dict[str, Any]:
+    """Return one chat's references: before its last answer, and in the middle of it."""
+    prompt = batches.render(messages[:-1], tokenizer, with_generation_prompt=True)
+    whole = batches.render(messages, tokenizer)
+    answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
+    starts = [len(prompt), *([len(prompt) + len(answer) // 2] if len(answer) > 1 else [])]
+    input_ids = torch.tensor([prompt + answer], device=model.device)
+    asked = {"logits_to_keep": torch.tensor(starts, device=model.device) - 1, "use_cache": False}
+    with torch.no_grad():
+        adapted = model(input_ids=input_ids, **asked).logits[0].float().log_softmax(-1)  # (probes, V)
+        with model.disable_adapter():
+            plain = model(input_ids=input_ids, **asked).logits[0].float().log_softmax(-1)
+    probes = [_probe(prompt + answer, start, adapted[i], plain[i]) for i, start in enumerate(starts)]
+    return {"messages": messages[:-1], "prompt_token_ids": prompt, "probes": probes}
+
+
+def _probe(ids: list[int], start: int, adapted: Tensor, plain: Tensor) -> dict[str, Any]:
+    """Return the log-probabilities of the likeliest tokens and of the one that follows. Shapes: (V,), (V,)."""
+    likeliest = [*adapted.topk(TOP_TOKENS).indices.tolist(), *plain.topk(TOP_TOKENS).indices.tolist()]
+    token_ids = sorted({*ids[start : start + 1], *likeliest})
+    return {
+        "prefix_token_ids": ids[:start],
+        "token_ids": token_ids,
+        "adapter_logprobs": adapted[token_ids].tolist(),
+        "base_logprobs": plain[token_ids].tolist(),
+    }
+
+
+def _last_answer(messages: Messages) -> int:
+    return max(at for at, message in enumerate(messages) if message["role"] == "assistant")

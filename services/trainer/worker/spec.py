@@ -1,0 +1,47 @@
+"""What an attempt is told: the job's spec, one JSON document in the object store."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from services.common.ports.object_store import Artifact
+from services.trainer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One attempt at one job. `base` and `dataset` are passed on to the manifest as they are."""
+
+    job: str
+    attempt: int
+    base: dict[str, Any]
+    dataset: dict[str, Any]
+    recipe: Recipe
+    prefix: str
+    manifest_key: str
+    checkpoint_prefix: str
+
+    @classmethod
+    def from_json(cls, document: bytes) -> "Spec":
+        """Read what the trainer wrote."""
+        raw = json.loads(document)
+        return cls(
+            job=raw["job"],
+            attempt=raw["attempt"],
+            base=raw["base"],
+            dataset=raw["dataset"],
+            recipe=Recipe.from_document(raw["recipe"]),
+            prefix=raw["result"]["prefix"],
+            manifest_key=raw["result"]["manifest_key"],
+            checkpoint_prefix=raw["result"]["checkpoint_prefix"],
+        )
+
+    def part(self, name: str) -> Artifact | None:
+        """Return the rows of `train`, `validation` or `test`; None for a part that is empty."""
+        told = self.dataset.get(name)
+        return Artifact(told["key"], told["size_bytes"], told["sha256"]) if told else None
+
+    @property
+    def error_key(self) -> str:
+        """Where the attempt says why it can't work."""
+        return f"{self.manifest_key.rpartition('/')[0]}/error-{self.attempt}.json"

@@ -1,0 +1,108 @@
+"""Which tokens are trained, and which rows are refused."""
+
+from typing import Any
+
+import pytest
+
+from services.common.errors import InvalidInput
+from services.trainer.worker import batches
+from tests.learning.builders import chat
+from tests.tiny_model import CHATML_WITH_GENERATION_BLOCK, END, START, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return tiny_tokenizer()
+
+
+def ends(tokenizer: Any) -> set[int]:
+    return {tokenizer.eos_token_id}
+
+
+def pieces(tokenizer: Any, *texts: str) -> list[int]:
+    """Tokenise piece by piece, without any template: the independent derivation."""
+    return [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+@pytest.mark.parametrize("template", [None, CHATML_WITH_GENERATION_BLOCK], ids=["by prefixes", "by the template's own marks"])
+def test_every_answer_is_trained_with_its_end_token_and_nothing_else_is(template: str | None) -> None:
+    tokenizer = tiny_tokenizer(template) if template else tiny_tokenizer()
+    row = batches.encode(chat("one two", "three four", "five", "six"), tokenizer, ends(tokenizer))
+    expected: list[tuple[int, bool]] = []
+    for role, text in (("user", "one two"), ("assistant", "three four"), ("user", "five"), ("assistant", "six")):
+        is_answer = role == "assistant"
+        expected += [(token, False) for token in pieces(tokenizer, START, role + "\n")]
+        expected += [(token, is_answer) for token in pieces(tokenizer, text, END)]
+        expected += [(token, False) for token in pieces(tokenizer, "\n")]
+    assert list(zip(row.ids, row.has_loss, strict=True)) == expected
+
+
+def test_the_end_token_is_trained_though_it_is_also_the_padding_token(tokenizer: Any) -> None:
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    rows = [batches.encode(chat("one", answer), tokenizer, ends(tokenizer)) for answer in ("two", "two three four five six")]
+    for batch in (batches.pack(rows, _cpu()), batches.pad(rows, tokenizer.pad_token_id, _cpu())):
+        assert batch.targets.tolist().count(tokenizer.eos_token_id) == 2
+        assert len(batch.targets) == sum(row.loss_count for row in rows)
+
+
+def test_a_row_that_is_too_long_is_refused_and_every_one_is_listed(tokenizer: Any) -> None:
+    long = "nobody answered my letter " * 20
+    chats = [chat("one", "two"), chat(long, "two"), chat("three", "four"), chat("five", long)]
+    with pytest.raises(InvalidInput) as caught:
+        batches.encode_rows("train", chats, tokenizer, ends(tokenizer), 40)
+    assert [(v.field, v.reason) for v in caught.value.violations] == [("train[2]", "ROW_TOO_LONG"), ("train[4]", "ROW_TOO_LONG")]
+    assert "allowed are 40" in caught.value.violations[0].description
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused_for_the_rows_it_concerns() -> None:
+    forgetful = (
+        "{% for message in messages %}{% if message['role'] == 'assistant' and not loop.last %}{{ '[gone]' }}"
+        "{% else %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = tiny_tokenizer(forgetful)
+    chats = [chat("one", "two"), chat("one", "two", "three", "four")]
+    with pytest.raises(InvalidInput) as caught:
+        batches.encode_rows("train", chats, tokenizer, ends(tokenizer), 512)
+    assert [(v.field, v.reason) for v in caught.value.violations] == [("train[2]", "TEMPLATE_NOT_PREFIX_STABLE")]
+
+
+def test_what_the_template_itself_refuses_is_told_with_its_own_words() -> None:
+    tokenizer = tiny_tokenizer("{{ raise_exception('System role not supported') }}")
+    with pytest.raises(InvalidInput, match="System role not supported") as caught:
+        batches.encode(chat("one", "two"), tokenizer, ends(tokenizer))
+    assert caught.value.reason == "TEMPLATE_REFUSED"
+
+
+def test_a_chat_without_an_answer_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        batches.encode(chat("one"), tokenizer, ends(tokenizer))
+    assert caught.value.reason == "NO_ASSISTANT_TURN"
+
+
+def test_every_epoch_takes_every_row_once_in_an_order_of_its_own() -> None:
+    epochs = []
+    for epoch in range(3):
+        steps = [batches.rows_of_step(epoch * 4 + at, 10, 3, seed=5) for at in range(batches.steps_per_epoch(10, 3))]
+        assert [len(step) for step in steps] == [3, 3, 3, 1]
+        epochs.append([row for step in steps for row in step])
+        assert sorted(epochs[-1]) == list(range(10))
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [*batches.rows_of_step(4, 10, 3, seed=5)] == epochs[1][:3]
+
+
+def test_packing_wastes_nothing_and_keeps_every_row_whole(tokenizer: Any) -> None:
+    rows = [batches.encode(chat("one " * n, "two"), tokenizer, ends(tokenizer)) for n in (1, 30, 2, 20, 3, 10)]
+    groups = batches.divide(rows, 60, batches.packed_area)
+    assert sorted(row.ids for group in groups for row in group) == sorted(row.ids for row in rows)
+    for group in groups:
+        batch = batches.pack(group, _cpu())
+        assert batch.input_ids.shape == (1, sum(len(row.ids) for row in group))
+        assert batch.position_ids[0].tolist() == [at for row in group for at in range(len(row.ids))]
+        assert len(group) == 1 or batches.packed_area(group) <= 60
+
+
+def _cpu() -> Any:
+    import torch
+
+    return torch.device("cpu")

@@ -1,0 +1,51 @@
+"""Keys: what a secret looks like, when a key expires, and what is believed for how long."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+from services.gateway import keys
+from services.gateway.keys import ApiKey, Believed
+
+
+def test_a_secret_holds_256_random_bits_in_43_characters_after_the_prefix() -> None:
+    secrets = {keys.new_secret() for _ in range(100)}
+    assert len(secrets) == 100
+    assert all(secret.startswith("afina-") and len(secret) == 49 and keys.is_secret(secret) for secret in secrets)
+
+
+def test_what_is_kept_of_a_secret_is_its_sha256() -> None:
+    assert keys.sha256_of("afina-x") == hashlib.sha256(b"afina-x").hexdigest()
+
+
+def test_a_text_of_another_form_is_no_secret() -> None:
+    good = keys.new_secret()
+    assert not any(keys.is_secret(text) for text in ("", "sk-x", good[:-1], good + "a", good + "\n", good[:-1] + "é"))
+
+
+def test_a_key_expires_at_its_time_and_one_without_a_time_never_does() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    key = ApiKey("projects/p/apiKeys/k", "p", expire_time=now.isoformat())
+    assert key.has_expired(now)
+    assert not key.has_expired(now - timedelta(microseconds=1))
+    assert not ApiKey("projects/p/apiKeys/k", "p").has_expired(now)
+    assert ApiKey.from_document(key.to_document()) == key
+
+
+def test_an_answer_is_believed_for_a_second_and_for_as_many_keys_as_there_is_room() -> None:
+    now = [0.0]
+    believed = Believed(lambda: now[0])
+    key = ApiKey("projects/p/apiKeys/k", "p")
+    believed.put("a", key)
+    believed.put("b", None)
+    assert believed.get("a") == (True, key)
+    assert believed.get("b") == (True, None)
+    assert believed.get("c") == (False, None)
+    now[0] = keys.BELIEVED_S
+    assert not believed.get("a")[0]
+    believed.put("a", key)
+    for number in range(keys.MAX_BELIEVED):
+        believed.put(str(number), None)
+    assert not believed.get("a")[0]
+    assert believed.get("0")[0]
+    believed.forget("0")
+    assert not believed.get("0")[0]

@@ -1,0 +1,64 @@
+"""Servers: their legal moves, and how long a failed one rests."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.inference.servers import Placement, Server, placement_name, server_name
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def server(**changes: object) -> Server:
+    made = Server("servers/abc", "models/abc", "a" * 64, "manifests/bases/a.json", 2048, since=NOW.isoformat())
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_a_failed_server_is_launched_at_once_and_then_rests_longer_each_time_up_to_a_minute() -> None:
+    failing, pauses = server(), []
+    for _ in range(10):
+        failing = failing.fail("it crashed", NOW)
+        pauses.append((failing.restart_time - NOW).total_seconds())
+    assert pauses == [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_failures_are_forgotten_after_a_minute_of_health_and_not_before() -> None:
+    active = server(failures=3).activate(NOW)
+    assert active.look(True, NOW + timedelta(seconds=59)).failures == 3
+    assert active.look(True, NOW + timedelta(seconds=60)).failures == 0
+
+
+def test_misses_count_in_a_row() -> None:
+    missed = server().activate(NOW).look(False, NOW).look(False, NOW)
+    assert missed.misses == 2
+    assert missed.look(True, NOW).misses == 0
+
+
+def test_a_restart_is_another_generation_with_another_key_and_without_port_or_secret() -> None:
+    running = server().begin(1234, "secret", NOW).activate(NOW)
+    again = running.fail("it crashed", NOW).restart(NOW)
+    assert (again.state, again.generation, again.port, again.api_key) == ("STARTING", 2, 0, "")
+    assert running.key == "server-abc-1"
+    assert again.key == "server-abc-2"
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(17, 32), (32, 32), (33, 64), (200, 256)])
+def test_a_server_grows_to_the_next_rank_that_its_engine_can_be_started_for(rank: int, expected: int) -> None:
+    grown = server().activate(NOW).grow(rank, NOW)
+    assert (grown.max_rank, grown.state, grown.restart_time) == (expected, "FAILED", NOW)
+
+
+def test_a_server_does_not_grow_for_a_rank_that_it_takes() -> None:
+    assert server().grow(16, NOW) == server()
+
+
+def test_a_placement_that_is_loaded_again_has_proven_nothing() -> None:
+    proven = Placement("placements/abc/m", "servers/abc", "projects/p/models/m", "d" * 64, "a" * 64, "k", "PROVEN", 1, 2)
+    assert proven.load(2) == replace(proven, state="LOADING", generation=2, refusals=0)
+
+
+def test_models_of_two_projects_with_the_same_digest_have_two_placements() -> None:
+    one, other = (placement_name(server_name("models/abc"), f"projects/{project}/models/d") for project in ("a", "b"))
+    assert one == "placements/abc/projects.a.models.d"
+    assert one != other

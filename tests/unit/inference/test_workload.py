@@ -1,0 +1,45 @@
+"""How a vLLM is started: what stands in its command, and what only in its environment."""
+
+from dataclasses import replace
+
+from services.common.backends.model_server.vllm import ServerPlan, workload
+from services.inference.servers import ENGINE_RANKS
+
+PLAN = ServerPlan("server-abc-1", "/cache/base", "b" * 64, 12345, "the-secret", "file:///objects", "/cache", 1024, 32)
+
+
+def flag(command: tuple[str, ...], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def test_the_engine_knows_its_base_by_digest_and_listens_on_loopback_alone() -> None:
+    command = workload(PLAN).command
+    assert (flag(command, "--model"), flag(command, "--served-model-name")) == ("/cache/base", "b" * 64)
+    assert (flag(command, "--host"), flag(command, "--port")) == ("127.0.0.1", "12345")
+    assert (flag(command, "--max-model-len"), flag(command, "--max-lora-rank")) == ("1024", "32")
+    assert flag(command, "--load-format") == "safetensors"
+    assert "--trust-remote-code" not in command
+
+
+def test_the_api_key_and_what_the_store_asks_for_are_in_the_environment_and_not_in_the_command() -> None:
+    made = workload(replace(PLAN, credentials=(("STORE_KEY", "another-secret"),)))
+    assert not any("secret" in part for part in made.command)
+    assert made.environment["VLLM_API_KEY"] == "the-secret"
+    assert made.environment["STORE_KEY"] == "another-secret"
+
+
+def test_only_our_plugin_is_loaded_and_no_compiler_is_called() -> None:
+    environment = workload(PLAN).environment
+    assert environment["VLLM_PLUGINS"] == "afina"
+    assert environment["TORCH_COMPILE_DISABLE"] == "1"
+    assert environment["AFINA_BASE_DIGEST"] == "b" * 64
+
+
+def test_the_processors_settings_are_left_out_on_a_gpu() -> None:
+    cpu, cuda = workload(PLAN).environment, workload(replace(PLAN, accelerator="cuda")).environment
+    assert set(cpu) - set(cuda) == {"VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_WAIT_POLICY"}
+
+
+def test_every_rank_that_a_server_grows_to_is_one_that_vllm_can_be_started_for() -> None:
+    # Source: vllm.config.lora.MaxLoRARanks of vLLM 0.32
+    assert set(ENGINE_RANKS) <= {1, 8, 16, 32, 64, 128, 256, 320, 512}
