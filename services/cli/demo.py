@@ -103,13 +103,15 @@ async def _play(call: Call, accelerator: str, page: Path | None) -> int:
     await import_base(stage, packages, has_base)
     dataset = await upload(stage, reviews)
     job = await begin_training(stage, dataset)
-    with MemorySampler(stage.home, stage.memory(job.name)) as sampler:
-        job = await train(stage, job)
-        evaluation = await evaluate(stage, await make_suite(stage, dataset), job)
-        endpoint, verdict = await promote(stage, job, evaluation)
-        examples = await ask(stage, dataset) if endpoint.model == job.model else []
-        sampler.sample()
-    stage.remember_memory(job.name, sampler.peaks)
+    sampler = MemorySampler(stage.home, stage.memory(job.name))
+    try:
+        with sampler:
+            job = await train(stage, job)
+            evaluation = await evaluate(stage, await make_suite(stage, dataset), job)
+            endpoint, verdict = await promote(stage, job, evaluation)
+            examples = await ask(stage, dataset) if endpoint.model == job.model else []
+    finally:  # a run that is broken off hands over what it saw
+        stage.remember_memory(job.name, sampler.peaks)
     outcome = demo_report.Outcome(dataset, job, evaluation, endpoint, verdict, examples, sampler.peaks)
     return await present(stage, outcome, page or stage.home.path / "report.html")
 

@@ -49,7 +49,7 @@ def build(stage: Stage, outcome: Outcome, base: str, endpoint: str, prompt: str)
         metrics=tuple(manifest.data.get("metrics", ())),
         validation=tuple(manifest.data.get("validation", ())),
         phases=tuple(stage.phases),
-        memory_bytes=outcome.memory_bytes,
+        memory_bytes=_with_worker(outcome.memory_bytes, manifest),
         examples=tuple(outcome.examples),
         prompt=prompt,
         facts=_facts(stage, outcome, manifest),
@@ -105,6 +105,12 @@ def _comparison(evaluation: evaluation_pb2.Evaluation, tuned: str) -> Comparison
                 p_value=pair.p_value,
             )
     return None
+
+
+def _with_worker(memory_bytes: dict[str, int], manifest: Manifest) -> dict[str, int]:
+    """Add what the training worker says of itself: it may have run before this demo began to look."""
+    worker = max(memory_bytes.get("trainer.worker", 0), int(manifest.data.get("peak_memory_bytes") or 0))
+    return {**memory_bytes, "trainer.worker": worker} if worker else memory_bytes
 
 
 def _facts(stage: Stage, outcome: Outcome, manifest: Manifest) -> dict[str, str]:

@@ -7,9 +7,10 @@ from types import TracebackType
 
 from services.cli import workloads
 from services.cli.home import Home
-from services.cli.processes import descendants, memory_bytes
+from services.cli.processes import descendants, memory_bytes, resident_bytes
 
 INTERVAL_S = 2.0
+GROWTH = 1.01
 
 
 class MemorySampler:
@@ -18,6 +19,7 @@ class MemorySampler:
     def __init__(self, home: Home, known: Mapping[str, int], interval_s: float = INTERVAL_S) -> None:
         self._home, self._interval_s = home, interval_s
         self._peaks = dict(known)
+        self._most_resident: dict[str, int] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory sampler", daemon=True)
 
@@ -33,6 +35,7 @@ class MemorySampler:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
+        self.sample()
 
     def sample(self) -> None:
         """Look once."""
@@ -43,8 +46,12 @@ class MemorySampler:
             roots.setdefault(workload.kind, []).append(workload.pid)
         for name, pids in roots.items():
             # The demo's children are its own supervisor and helpers; what counts is its own process.
-            seen = memory_bytes(pids if name == "demo" else descendants(pids))
-            self._peaks[name] = max(seen, self._peaks.get(name, 0))
+            of = pids if name == "demo" else descendants(pids)
+            # Shared pages are counted once by asking for every page: only where the cheap number has grown.
+            resident = resident_bytes(of)
+            if resident > GROWTH * self._most_resident.get(name, 0):
+                self._most_resident[name] = resident
+                self._peaks[name] = max(memory_bytes(of), self._peaks.get(name, 0))
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval_s):

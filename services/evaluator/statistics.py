@@ -69,20 +69,6 @@ def paired_difference_interval(
     return low, high
 
 
-def required_items(effect: float, discordant_share: float, power: float = 0.8, significance: float = 0.05) -> int:
-    """Return how many items McNemar's test needs to find an effect, where the two differ on a share of the items.
-
-    Units: `effect` is a difference of shares, not 0; |effect| <= discordant_share <= 1.
-    Source: Connor (1987), Biometrics 43:207-211, page 209.
-    """
-    if not 0 < abs(effect) <= discordant_share <= 1:
-        raise ValueError("0 < |effect| <= discordant_share <= 1 does not hold")
-    normal = NormalDist()
-    spread = normal.inv_cdf(1 - significance / 2) * math.sqrt(discordant_share)
-    spread += normal.inv_cdf(power) * math.sqrt(discordant_share - effect * effect)
-    return math.ceil((spread / effect) ** 2)
-
-
 def _corrected_correlation(both: int, first_only: int, second_only: int, neither: int) -> float:
     """Return phi of a paired table, drawn towards 0 where positive, by Newcombe's continuity correction."""
     total = both + first_only + second_only + neither

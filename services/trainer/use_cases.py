@@ -55,7 +55,12 @@ async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str)
     )
     created = NewEvent("STATE_CHANGED", "The job was created; its data are validated next.", data={"state": job.state})
     return await trainer.database.create(
-        KIND, name, job.to_document(), due_time=datetime.now(UTC), request_id=request_id, events=[created]
+        KIND,
+        name,
+        job.to_document(),
+        due_time=datetime.now(UTC),
+        request_id=f"{parent}:{request_id}" if request_id else "",  # two projects may choose the same
+        events=[created],
     )
 
 

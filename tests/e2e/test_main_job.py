@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -46,14 +47,14 @@ def test_the_report_stands_alone_and_shows_every_baseline(demo: Demo) -> None:
 
 
 def test_the_endpoint_answers_the_unmodified_sdk_also_in_a_stream(demo: Demo) -> None:
-    messages = [{"role": "user", "content": REVIEW.format("I love it, the best thing I ever bought.")}]
+    messages: Any = [{"role": "user", "content": REVIEW.format("I love it, the best thing I ever bought.")}]
     client = demo.openai()
-    answer = client.chat.completions.create(model="reviews", messages=messages, temperature=0, max_tokens=5)  # type: ignore[call-overload]
-    stream = client.chat.completions.create(model="reviews", messages=messages, temperature=0, max_tokens=5, stream=True)  # type: ignore[call-overload]
+    answer = client.chat.completions.create(model="reviews", messages=messages, temperature=0, max_tokens=5)
+    stream: Any = client.chat.completions.create(model="reviews", messages=messages, temperature=0, max_tokens=5, stream=True)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     assert answer.choices[0].message.content == streamed == "positive"
     assert answer.model == "reviews"
-    assert answer.system_fingerprint.startswith("fp_")
+    assert (answer.system_fingerprint or "").startswith("fp_")
 
 
 def test_the_first_key_is_readable_by_its_owner_only_and_a_wrong_one_is_refused(demo: Demo) -> None:
@@ -131,8 +132,8 @@ async def test_every_program_that_is_killed_comes_back_with_its_resources(demo: 
     await eventually(back, timeout_s=90)
     after = {noun: json.loads(demo.afina(noun, "list", "--json")) for noun in before}
     assert after == before
-    messages = [{"role": "user", "content": REVIEW.format("Broke after a day, terrible.")}]
-    answer = demo.openai().chat.completions.create(model="reviews", messages=messages, temperature=0, max_tokens=5)  # type: ignore[call-overload]
+    messages: Any = [{"role": "user", "content": REVIEW.format("Broke after a day, terrible.")}]
+    answer = demo.openai().chat.completions.create(model="reviews", messages=messages, temperature=0, max_tokens=5)
     assert answer.choices[0].message.content == "negative"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from services.cli import environment, preflight, processes, workloads
 from services.cli.home import ADDRESS_VARIABLES, find
+from services.cli.sampler import MemorySampler
 from services.cli.up import bring_down
 from services.common.backends.launcher.process import ProcessLauncher
 from services.common.backends.launcher.shim import read_json, start_time, write_json
@@ -128,3 +129,11 @@ def test_descendants_are_found_by_their_parents() -> None:
         child.wait()
     assert os.getpid() in found
     assert child.pid in found
+
+
+async def test_the_sampler_keeps_the_most_that_it_saw_and_what_an_earlier_run_saw(tmp_path: Path) -> None:
+    home = find(environ(tmp_path))
+    home.make()
+    with MemorySampler(home, {"inference.server": 7, "demo": 1}, interval_s=0.01) as sampler:
+        await eventually(lambda: sampler.peaks["demo"] > 1)
+    assert sampler.peaks["inference.server"] == 7

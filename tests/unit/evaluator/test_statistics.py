@@ -1,11 +1,9 @@
 """The statistics agree with the publications that they come from, and with scipy."""
 
-import math
-
 import pytest
 from scipy.stats import binomtest
 
-from services.evaluator.statistics import mcnemar_p_value, paired_difference_interval, required_items, wilson_interval
+from services.evaluator.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (1, 10), (13, 200), (148, 200), (81, 263), (10, 10)])
@@ -70,20 +68,3 @@ def test_the_interval_of_a_paired_difference_keeps_a_width_where_both_always_agr
 
 def test_the_difference_of_nothing_may_be_anything() -> None:
     assert paired_difference_interval(0, 0, 0, 0) == (-1.0, 1.0)
-
-
-def test_the_items_that_a_test_needs_are_the_published_number() -> None:
-    """Source: Connor (1987), with 0.45 against 0.05: 22.01 before rounding up, as in the tests of the R package MESS (22.0)
-    and on powerandsamplesize.com (23)."""
-    assert required_items(0.40, 0.50) == 23
-    assert required_items(-0.40, 0.50) == 23
-
-
-def test_the_items_that_a_test_needs_have_a_closed_form_where_every_difference_is_in_favour() -> None:
-    """With effect = discordant share = 1 nothing varies: (z / 1)^2, z = 1.959964."""
-    assert required_items(1.0, 1.0) == math.ceil(1.959964**2)
-
-
-def test_an_effect_larger_than_the_share_that_differs_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not hold"):
-        required_items(0.3, 0.2)
