@@ -63,6 +63,7 @@ class ScriptedModelServer(ModelServer):
         self.refused = refused
         self.template = [1, 2, 3]
         self.loads: list[str] = []
+        self.refusals: list[str] = []
 
     async def is_up(self) -> bool:
         return self.is_running
@@ -70,6 +71,7 @@ class ScriptedModelServer(ModelServer):
     async def load(self, digest: str) -> None:
         self._require_running()
         if digest in self.refused:
+            self.refusals.append(digest)
             raise InvalidInput(f"The engine refuses {digest}.", reason="SERVER_REFUSED")
         if digest not in self.known:
             self.known.append(digest)

@@ -37,8 +37,8 @@ class Failure(click.ClickException):
 
 
 def is_away(error: errors.AfinaError) -> bool:
-    """Whether no program answered at all, as `grpc_client` says it; otherwise the program itself said "not yet"."""
-    return isinstance(error, errors.Unavailable) and error.message.startswith("Nothing answers at")
+    """Whether no program answered at all; otherwise the program itself said "not yet"."""
+    return error.reason == "UNREACHABLE"
 
 
 def as_text(error: errors.AfinaError) -> str:

@@ -88,7 +88,7 @@ async def change(database: Database, kind: str, name: str, edit: Callable[[Docum
     for _ in range(20):
         record = await database.get(kind, name)
         try:
-            return await database.update(replace(record, lease_token=None), edit(record.document), due_time=due)
+            return await database.update(record, edit(record.document), due_time=due)
         except Conflict:
             continue
     raise Conflict(f"{name} changes too often; repeat.", metadata={"name": name})

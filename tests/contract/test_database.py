@@ -133,6 +133,15 @@ async def test_a_user_who_writes_takes_the_lease_away(database: Database, clock:
     assert (await database.claim("job", clock.now, 60)) is not None
 
 
+async def test_a_reader_of_a_claimed_record_holds_no_lease_and_writes_by_version(database: Database, clock: Clock) -> None:
+    await database.create("job", "a", {}, due_time=START)
+    await database.claim("job", clock.now, 60)
+    clock.now += timedelta(seconds=61)  # the claimer is dead
+    read = await database.get("job", "a")
+    assert read.lease_token is None
+    assert (await database.update(read, {"state": "CANCELLING"})).document == {"state": "CANCELLING"}
+
+
 async def test_events_are_numbered_without_gaps_when_many_append_at_once(database: Database) -> None:
     await database.create("job", "a", {}, events=[NewEvent("CREATED", "m")])
     await asyncio.gather(*(database.append("job", "a", [NewEvent("STEP", "m", data={"i": i})] * 2) for i in range(25)))

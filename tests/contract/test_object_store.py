@@ -53,6 +53,15 @@ def test_list_yields_keys_under_a_prefix_in_order_and_nothing_for_an_unused_one(
     assert list(store.list("zzz/")) == []
 
 
+def test_what_was_deleted_is_absent_and_deleting_the_absent_succeeds(store: ObjectStore) -> None:
+    store.commit("a/1", b"x")
+    store.delete("a/1")
+    store.delete("a/1")
+    with pytest.raises(ArtifactNotFound):
+        store.head("a/1")
+    assert store.commit("a/1", b"y") is True
+
+
 def test_commit_has_exactly_one_winner_among_threads(store: ObjectStore) -> None:
     barrier = threading.Barrier(8)
     results: list[tuple[int, bool]] = []

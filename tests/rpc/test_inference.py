@@ -433,6 +433,8 @@ async def test_a_model_that_a_healthy_engine_refuses_three_times_is_quarantined(
     with pytest.raises(errors.WrongState):
         await world.ensure(adapter.name)
     assert "SERVER_REFUSED" in (await world.get(adapter.name)).quarantine_reason
+    (server,) = world.servers.values()
+    assert server.refusals == [adapter.digest] * 3
 
 
 async def test_after_a_crash_the_server_is_launched_again_and_every_model_is_proven_again(world: World) -> None:
@@ -465,6 +467,37 @@ async def test_a_model_that_fails_its_proof_after_a_restart_is_quarantined(world
 
 async def _is_quarantined(world: World, name: str) -> bool:
     return (await world.get(name)).state == model_pb2.Model.STATE_QUARANTINED
+
+
+async def test_a_quarantined_model_is_not_loaded_again_by_the_next_generation(world: World) -> None:
+    await world.add_base()
+    good, bad = await world.add_adapter(), await world.add_adapter()
+    world.answers[bad.digest] = -3.0
+    with pytest.raises(errors.WrongState):
+        await world.ensure(bad.name)
+    del world.answers[bad.digest]
+    await world.ensure(good.name)
+    world.crash(await world.server())
+    await eventually(lambda: _is_generation(world, 2))
+    await world.ensure(good.name)
+    records = await world.inference.database.list(PLACEMENT_KIND, "")
+    states = {record.document["model"]: record.document["state"] for record in records}
+    assert states == {good.name: "PROVEN", bad.name: "REFUSED"}
+    assert world.servers[(await world.server()).url].loads == [good.digest]
+
+
+async def test_a_stranger_on_the_servers_port_is_not_taken_for_it(world: World) -> None:
+    entry = await world.add_base()
+    world.base_digest = "f" * 64  # what answers is another base's server
+    asking = asyncio.ensure_future(world.ensure(entry.model))
+    await eventually(lambda: _has_restarted(world))
+    world.base_digest = entry.digest
+    assert (await asking).replicas[0].served_name == entry.digest
+
+
+async def _has_restarted(world: World) -> bool:
+    records = await world.inference.database.list(SERVER_KIND, "")
+    return any(Server.from_document(record.document).generation > 1 for record in records)
 
 
 async def test_a_server_that_no_longer_answers_is_stopped_and_launched_again(world: World) -> None:

@@ -17,7 +17,10 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Record:
-    """One resource as it is stored. `version` counts its writes; `sequence` orders records by creation."""
+    """One resource as it is stored. `version` counts its writes; `sequence` orders records by creation.
+
+    `lease_token` is set only on the record that `claim` returned.
+    """
 
     kind: str
     name: str

@@ -53,6 +53,10 @@ class ObjectStore(ABC):
         The others get False and the winner's document stays. A reader sees all of it or nothing.
         """
 
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; the absent is success. For what nobody will ask for again: old checkpoints."""
+
     def read(self, key: str) -> bytes:
         """Return a whole object; for documents, not for weights. Raises: ArtifactNotFound."""
         with self.open(key) as stream:

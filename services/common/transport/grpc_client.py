@@ -103,7 +103,7 @@ def translate(error: grpc.RpcError, address: str) -> errors.AfinaError:
             elif detail.Unpack(request):
                 violations = [errors.Violation(v.field, v.reason, v.description) for v in request.field_violations]
     if reason is None and code == grpc.StatusCode.UNAVAILABLE:
-        message = f"Nothing answers at {address} ({message}); is the program running?"
+        reason, message = "UNREACHABLE", f"Nothing answers at {address} ({message}); is the program running?"
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         kind, reason = errors.Unavailable, "DEADLINE_EXCEEDED"
     count = int(metadata.pop("violation_count", 0)) or None

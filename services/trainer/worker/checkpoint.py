@@ -111,8 +111,6 @@ def restore(checkpoint: Checkpoint, learner: Learner, optimizer: torch.optim.Opt
 
 def _forget_older(store: ObjectStore, prefix: str) -> None:
     """Delete all but the last two manifests, then the files that those two don't name."""
-    if not hasattr(store, "delete"):
-        return
     keys = list(store.list(f"{prefix}/"))
     manifests = sorted(key for key in keys if key.endswith(".json"))
     named = {f.artifact.key for key in manifests[-KEPT:] for f in Manifest.from_json(store.read(key)).files}

@@ -59,7 +59,7 @@ def test_every_kind_of_error_has_an_exit_code_that_is_not_success() -> None:
 
 
 def test_a_program_that_is_away_is_one_line_with_the_fix() -> None:
-    assert as_text(errors.Unavailable(AWAY)) == (
+    assert as_text(errors.Unavailable(AWAY, reason="UNREACHABLE")) == (
         "afina: Nothing answers at 127.0.0.1:1. Start the programs with `afina up`; `afina status` says what runs."
     )
 

@@ -188,7 +188,7 @@ class SqlDatabase(Database):
                 .where(r.sequence == row["sequence"], r.version == row["version"], free)
                 .values(lease_token=token, lease_end_us=lease_end_us)
             )
-            return _record({**row, "lease_token": token}) if changed.rowcount == 1 else None
+            return _record(row, token) if changed.rowcount == 1 else None
 
         return await self._run(transaction)
 
@@ -292,7 +292,8 @@ def _require(connection: sa.Connection, kind: str, name: str) -> Any:
     return row
 
 
-def _record(row: Any) -> Record:
+def _record(row: Any, lease_token: str | None = None) -> Record:
+    """Return a row as a record; only the claimer's own record carries the lease."""
     return Record(
         kind=row["kind"],
         name=row["name"],
@@ -302,7 +303,7 @@ def _record(row: Any) -> Record:
         create_time=_time(row["create_time_us"]),
         update_time=_time(row["update_time_us"]),
         due_time=_time(row["due_time_us"]) if row["due_time_us"] is not None else None,
-        lease_token=row["lease_token"],
+        lease_token=lease_token,
     )
 
 

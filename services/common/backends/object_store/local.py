@@ -73,6 +73,11 @@ class LocalObjectStore(ObjectStore):
             staged.write(document)
             return self._place(staged, key)
 
+    def delete(self, key: str) -> None:
+        """See the port."""
+        with _disk_errors():
+            self._path(key).unlink(missing_ok=True)
+
     def _staged(self) -> "_Staged":
         return _Staged(self.root / STAGING)
 
