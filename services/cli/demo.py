@@ -54,7 +54,7 @@ from services.common.errors import AfinaError, NotFound, Unavailable, WrongState
 BASE = "SmolLM2-135M-Instruct"
 BASE_ALIAS = "smollm2"
 ENDPOINT = "reviews"
-ROW_COUNT = 1200
+ROW_COUNT = 1000
 SPLIT: dict[str, Any] = {"train_fraction": 0.75, "validation_fraction": 0.05, "test_fraction": 0.2, "seed": 0}
 RECIPE: dict[str, Any] = {
     "learning_rate": 1e-3,
@@ -62,15 +62,15 @@ RECIPE: dict[str, Any] = {
     "batch_size": 16,
     "rank": 16,
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
-    "validation_interval_steps": 10,
+    "validation_interval_steps": 16,
 }
 # Every way to ask that could make the base look good; the tuned model is judged by the first, the plain question.
 PLAIN = "zero-shot"
 PROMPTS = (
     {"id": PLAIN, "method": "METHOD_GENERATE"},
-    {"id": "few-shot", "method": "METHOD_GENERATE", "shots": 6},
+    {"id": "few-shot", "method": "METHOD_GENERATE", "shots": 3},
     {"id": "label-scored", "method": "METHOD_SCORE_LABELS"},
-    {"id": "few-shot-label-scored", "method": "METHOD_SCORE_LABELS", "shots": 6},
+    {"id": "few-shot-label-scored", "method": "METHOD_SCORE_LABELS", "shots": 3},
 )
 MAX_TOKENS = 16
 REFUSED = 1

@@ -24,6 +24,7 @@ MAX_CANDIDATES = 16
 MAX_SLOTS = 4  # adapters in one batch
 MAX_CPU_ADAPTERS = 32
 MAX_STREAMS = 16
+CPU_BLOCK_TOKENS = 32  # only whole blocks of a prefix are found again: at vLLM's 128 a short prompt never is
 DRAIN_S = 15  # less than what a launcher grants before it kills
 
 
@@ -73,6 +74,7 @@ def _command(plan: ServerPlan) -> tuple[str, ...]:
         "--max-cpu-loras", str(MAX_CPU_ADAPTERS),
         "--shutdown-timeout", str(DRAIN_S),
         "--disable-uvicorn-access-log",
+        *(("--block-size", str(CPU_BLOCK_TOKENS)) if plan.accelerator == "cpu" else ()),
     )  # fmt: skip
 
 
