@@ -83,6 +83,16 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(job: Desk, strai
     assert_same(manifest, straight)
 
 
+def test_only_the_last_two_checkpoints_and_their_files_are_kept(job: Desk) -> None:
+    with pytest.raises(Killed):
+        job.run(kill_at(5))
+    manifests = _manifests(job.store)
+    assert [manifest.data["step"] for manifest in manifests] == [3, 4]
+    named = {file.artifact.key for manifest in manifests for file in manifest.files}
+    kept = {key for key in job.store.list("jobs/") if "/checkpoints/files/" in key}
+    assert kept == named
+
+
 def test_checkpoints_hold_no_pickle(job: Desk) -> None:
     with pytest.raises(Killed):
         job.run(kill_at(4))
