@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.common.backends.launcher.process import ProcessLauncher
-from services.common.backends.launcher.shim import read_json
+from services.common.backends.launcher.shim import read_json, write_json
 from services.common.errors import InvalidInput
 from services.common.ports.launcher import Launcher, Workload, WorkloadState
 from tests.builders import eventually
@@ -54,6 +54,19 @@ async def test_launching_twice_is_one_launch_even_after_it_has_ended(launcher: P
     await eventually(lambda: ended(launcher, "once"))
     await launcher.launch(manifest)
     assert (tmp_path / "count").read_text() == "x\n"
+
+
+async def test_a_launch_whose_service_died_while_staging_it_is_never_started(
+    launcher: ProcessLauncher, folder: Path, tmp_path: Path
+) -> None:
+    (folder / ".launch-left").mkdir()
+    write_json(
+        folder / ".launch-left" / "manifest.json", {**launcher.plan(job("left", f"touch {tmp_path}/ran")), "launch_time_ns": 1}
+    )
+    await launcher.launch(launcher.plan(job("next", "true")))
+    await eventually(lambda: ended(launcher, "next"))
+    assert launcher.keys() == ["next"]
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_the_never_launched_is_gone_and_stopping_it_succeeds(launcher: ProcessLauncher) -> None:

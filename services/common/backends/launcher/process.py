@@ -76,7 +76,7 @@ class ProcessLauncher(Launcher):
 
     def keys(self) -> list[str]:
         """The keys of all workloads that were ever launched here."""
-        return sorted(path.parent.name for path in self._folder.glob("*/manifest.json"))
+        return sorted(place.name for place in self._places())
 
     def _launch(self, manifest: LaunchManifest) -> None:
         final = self._place(manifest["key"])
@@ -185,7 +185,8 @@ class ProcessLauncher(Launcher):
         return sorted(places, key=lambda p: (read_json(p / "manifest.json") or {}).get("launch_time_ns", 0))
 
     def _places(self) -> list[Path]:
-        return [path.parent for path in self._folder.glob("*/manifest.json")]
+        """Folders of workloads; one that is still being staged has no key for a name and is not there yet."""
+        return [path.parent for path in self._folder.glob("*/manifest.json") if LOWER_ID.fullmatch(path.parent.name)]
 
     def _place(self, key: str) -> Path:
         if not LOWER_ID.fullmatch(key):
