@@ -76,7 +76,7 @@ async def _step(world: World, name: str) -> int:
 async def _is(world: World, name: str, state: str) -> bool:
     job = await world.get(name)
     assert job.error.message == ""
-    return pb.FineTuningJob.State.Name(job.state) == f"STATE_{state}"
+    return bool(job.state == pb.FineTuningJob.State.Value(f"STATE_{state}"))
 
 
 def _manifest(store: ObjectStore, name: str) -> Manifest:
