@@ -140,6 +140,22 @@ async def cancel(call: Call, job: str) -> None:
     show(call, await client(call).CancelFineTuningJob(request))
 
 
+@verb(group, "pause")
+@click.argument("job")
+async def pause(call: Call, job: str) -> None:
+    """Have a job save a checkpoint and rest; other jobs get its place."""
+    request = pb.PauseFineTuningJobRequest(name=call.name("fineTuningJobs", job))
+    show(call, await client(call).PauseFineTuningJob(request))
+
+
+@verb(group, "resume")
+@click.argument("job")
+async def resume(call: Call, job: str) -> None:
+    """Let a paused job go on from its checkpoint, to the same weights as without the pause."""
+    request = pb.ResumeFineTuningJobRequest(name=call.name("fineTuningJobs", job))
+    show(call, await client(call).ResumeFineTuningJob(request))
+
+
 def client(call: Call) -> Client:
     """The jobs' service."""
     return call.client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, "trainer")

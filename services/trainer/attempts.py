@@ -1,6 +1,7 @@
 """How a job moves: what the reconcile loop does in each state.
 
     VALIDATING → PENDING → RUNNING → PROVING → SUCCEEDED      (FAILED and CANCELLED from anywhere)
+    PENDING, RUNNING → PAUSING → PAUSED → PENDING
 
 An attempt is one launch of the worker. Its number is taken by creating its record, which holds the hash of its token,
 so a token is never known for a launch that somebody else made. A service that dies between taking a number and writing
@@ -8,6 +9,9 @@ the job finds the record again: if the launcher knows the workload it is adopted
 
 The result is what the manifest under the job's one key says. Whoever commits it first has won, and it is read before
 anybody looks at processes: a worker that finished while the service was away has finished.
+
+A worker leaves with exit code 75 when it was told to, with a checkpoint: because the job pauses, or because its node is
+taken away. That is no crash, so it is not counted as one.
 """
 
 import asyncio
@@ -24,11 +28,12 @@ from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.trainer import recipe
-from services.trainer.job import ATTEMPT_KIND, MAX_ATTEMPTS, Job, now
+from services.trainer.job import ATTEMPT_KIND, MAX_CRASHES, Job, now
 from services.trainer.use_cases import Trainer, token_sha256
 
 LOOK_AGAIN_S = 0.5
-EXIT_INVALID_INPUT = 64
+EXIT_INVALID_INPUT, EXIT_STOPPED = 64, 75
+PAUSE_LIMIT_S = 600.0  # a worker that has not left by then, between two steps, is stopped by the launcher
 PROVE_LIMIT_S = 1800.0
 
 
@@ -40,6 +45,7 @@ async def reconcile_job(trainer: Trainer, record: Record) -> Change:
         "PENDING": _start,
         "RUNNING": _observe,
         "PROVING": _prove,
+        "PAUSING": _pause,
         "CANCELLING": _cancel,
     }[job.state]
     try:
@@ -138,32 +144,70 @@ def _spec(job: Job, attempt: int) -> dict[str, Any]:
 async def _observe(trainer: Trainer, job: Job) -> Change:
     """Look for the manifest first, then for the worker."""
     seen = await trainer.launcher.observe(job.workload_key(job.attempt))
-    try:
-        await asyncio.to_thread(trainer.store.head, job.manifest_key)
-    except errors.ArtifactNotFound:
-        if not seen.has_ended:
-            return Change(job.to_document(), LOOK_AGAIN_S)
-        return await _attempt_over(trainer, job, seen)
+    if not await _has_result(trainer, job):
+        return await _attempt_over(trainer, job, seen) if seen.has_ended else Change(job.to_document(), LOOK_AGAIN_S)
+    return _trained(job)
+
+
+def _trained(job: Job) -> Change:
     moved = job.move("PROVING", prove_time=now())
     return Change(moved.to_document(), 0.0, [_state_event(moved, "Training is done; the adapter is proven on its server.")])
 
 
 async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change:
     """Decide what follows an attempt that ended without a result."""
+    await _raise_refusal(trainer, job, seen)
+    if seen.exit_code == EXIT_STOPPED:
+        moved = job.move("PENDING", is_attempt_over=True)
+        message = f"Attempt {job.attempt} was told to leave, and left with a checkpoint. The next one goes on from it."
+        return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, data={"exit_code": seen.exit_code})])
+    crash_count = job.crash_count + 1
+    if crash_count >= MAX_CRASHES:
+        output, _ = await trainer.launcher.logs(job.workload_key(job.attempt))
+        lines = output.decode(errors="replace").strip().splitlines()[-3:]
+        raise errors.WrongState(
+            f"The worker ended {crash_count} times without a result. {seen.message} Its last words: {' | '.join(lines)}",
+            reason="WORKER_CRASHED",
+        )
+    moved = job.move("PENDING", is_attempt_over=True, crash_count=crash_count)
+    message = f"Attempt {job.attempt} ended without a result: {seen.message} The next one goes on from its last checkpoint."
+    return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, "WARNING", {"exit_code": seen.exit_code})])
+
+
+async def _raise_refusal(trainer: Trainer, job: Job, seen: Observation) -> None:
+    """Raises: InvalidInput, as the worker said it, where it found that what was asked for can't work."""
     if seen.exit_code == EXIT_INVALID_INPUT:
         told = json.loads(await asyncio.to_thread(trainer.store.read, f"jobs/{job.id}/error-{job.attempt}.json"))
         violations = [errors.Violation(**violation) for violation in told.get("violations", [])]
         raise errors.InvalidInput(told["message"], reason=told["reason"], violations=violations)
-    if job.attempt >= MAX_ATTEMPTS:
-        output, _ = await trainer.launcher.logs(job.workload_key(job.attempt))
-        lines = output.decode(errors="replace").strip().splitlines()[-3:]
-        raise errors.WrongState(
-            f"The worker ended {job.attempt} times without a result. {seen.message} Its last words: {' | '.join(lines)}",
-            reason="WORKER_CRASHED",
-        )
-    moved = job.move("PENDING", is_attempt_over=True)
-    message = f"Attempt {job.attempt} ended without a result: {seen.message} The next one goes on from its last checkpoint."
-    return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, "WARNING", {"exit_code": seen.exit_code})])
+
+
+async def _pause(trainer: Trainer, job: Job) -> Change:
+    """Wait until the worker, which learns of it when it reports, has left; one that has not begun is stopped at once."""
+    if job.attempt and not job.is_attempt_over:
+        key = job.workload_key(job.attempt)
+        seen = await trainer.launcher.observe(key)
+        if await _has_result(trainer, job):
+            return _trained(job)
+        asked_s = (datetime.now(UTC) - datetime.fromisoformat(job.pause_time)).total_seconds()
+        if seen.state == WorkloadState.PENDING or (not seen.has_ended and asked_s > PAUSE_LIMIT_S):
+            await trainer.launcher.stop(key)
+            seen = await trainer.launcher.observe(key)
+        if not seen.has_ended:
+            return Change(job.to_document(), LOOK_AGAIN_S)
+        await _raise_refusal(trainer, job, seen)
+    paused = job.move("PAUSED", is_attempt_over=True)
+    return Change(
+        paused.to_document(), None, [_state_event(paused, "The job is paused; resume it to go on from its checkpoint.")]
+    )
+
+
+async def _has_result(trainer: Trainer, job: Job) -> bool:
+    try:
+        await asyncio.to_thread(trainer.store.head, job.manifest_key)
+    except errors.ArtifactNotFound:
+        return False
+    return True
 
 
 async def _prove(trainer: Trainer, job: Job) -> Change:

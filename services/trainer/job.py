@@ -10,13 +10,15 @@ from services.common.names import last
 
 KIND = "fineTuningJob"
 ATTEMPT_KIND = "attempt"
-MAX_ATTEMPTS = 3
+MAX_CRASHES = 3  # attempts that ended without a result and were not asked to; those that were are not counted
 
 MOVES: dict[str, tuple[str, ...]] = {
-    "VALIDATING": ("PENDING", "FAILED", "CANCELLING"),
-    "PENDING": ("RUNNING", "PROVING", "FAILED", "CANCELLING"),
-    "RUNNING": ("PENDING", "PROVING", "FAILED", "CANCELLING"),
+    "VALIDATING": ("PENDING", "FAILED", "CANCELLING", "PAUSING"),
+    "PENDING": ("RUNNING", "PROVING", "FAILED", "CANCELLING", "PAUSING"),
+    "RUNNING": ("PENDING", "PROVING", "FAILED", "CANCELLING", "PAUSING"),
     "PROVING": ("SUCCEEDED", "FAILED", "CANCELLING"),
+    "PAUSING": ("PAUSED", "PROVING", "FAILED", "CANCELLING", "PENDING", "VALIDATING"),
+    "PAUSED": ("PENDING", "VALIDATING", "CANCELLING"),
     "CANCELLING": ("CANCELLED",),
     "SUCCEEDED": (),
     "FAILED": (),
@@ -42,10 +44,12 @@ class Job:
     dataset_spec: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
     is_attempt_over: bool = False
+    crash_count: int = 0
     model: str = ""
     fine_tuned_model: str = ""
     error: Mapping[str, Any] = field(default_factory=dict)
     start_time: str = ""
+    pause_time: str = ""
     prove_time: str = ""
     end_time: str = ""
     trace_id: str = ""
@@ -65,6 +69,11 @@ class Job:
         """Where its result is committed; one for all attempts, so only one can win."""
         return f"jobs/{self.id}/manifest.json"
 
+    @property
+    def should_stop(self) -> bool:
+        """Whether a worker that asks is told to save a checkpoint and leave."""
+        return self.state in ("PAUSING", "PAUSED", "CANCELLING")
+
     def workload_key(self, attempt: int) -> str:
         """The launcher's key of an attempt."""
         return f"{self.id}-{attempt}"
@@ -76,6 +85,21 @@ class Job:
         if not MOVES[state]:
             changes["end_time"] = now()
         return replace(self, state=state, **changes)
+
+    def pause(self) -> "Job":
+        """Return the job as one that pauses. Raises: WrongState."""
+        return self.move("PAUSING", pause_time=now())
+
+    def resume(self) -> "Job":
+        """Return the job as one that goes on where it was. Raises: WrongState (it is not paused).
+
+        One that was still pausing keeps its attempt: it trains on, or leaves with its checkpoint and is followed by the next.
+        """
+        if self.state not in ("PAUSING", "PAUSED"):
+            raise WrongState(
+                f"{self.name} is {self.state}, not paused; there is nothing to resume.", metadata={"state": self.state}
+            )
+        return self.move("PENDING" if self.recipe else "VALIDATING")
 
     def fail(self, error: AfinaError) -> "Job":
         """Return the job as failed, for a reason that people and programs can read."""

@@ -64,6 +64,18 @@ class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
         """See the proto."""
         return await self._message(await use_cases.cancel_job(self._trainer, request.name))
 
+    async def PauseFineTuningJob(
+        self, request: pb.PauseFineTuningJobRequest, context: grpc.aio.ServicerContext
+    ) -> pb.FineTuningJob:
+        """See the proto."""
+        return await self._message(await use_cases.pause_job(self._trainer, request.name))
+
+    async def ResumeFineTuningJob(
+        self, request: pb.ResumeFineTuningJobRequest, context: grpc.aio.ServicerContext
+    ) -> pb.FineTuningJob:
+        """See the proto."""
+        return await self._message(await use_cases.resume_job(self._trainer, request.name))
+
     async def ListFineTuningJobEvents(
         self, request: pb.ListFineTuningJobEventsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListFineTuningJobEventsResponse:

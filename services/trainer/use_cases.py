@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -78,20 +78,29 @@ async def list_jobs(trainer: Trainer, parent: str, after: int | None, limit: int
 
 async def cancel_job(trainer: Trainer, name: str) -> Record:
     """Ask a job to end as CANCELLED. Raises: NotFound, WrongState (it has ended)."""
-    for _ in range(10):  # the reconcile loop may write between our read and our write
-        record = await get_job(trainer, name)
-        job = Job.from_document(record.document)
-        if job.state == "CANCELLING":
-            return record
+
+    def cancel(job: Job) -> Job:
         if job.has_ended:
             raise WrongState(f"{name} has ended as {job.state}; there is nothing to cancel.", metadata={"state": job.state})
-        moved = job.move("CANCELLING")
-        event = NewEvent("STATE_CHANGED", "Somebody asked to cancel; the job stops.", data={"state": moved.state})
-        try:
-            return await trainer.database.update(record, moved.to_document(), due_time=datetime.now(UTC), events=[event])
-        except Conflict:
-            continue
-    raise Conflict(f"{name} changes too often to be cancelled; repeat.")
+        return job if job.state == "CANCELLING" else job.move("CANCELLING")
+
+    return await _change(trainer, name, cancel, "Somebody asked to cancel; the job stops.")
+
+
+async def pause_job(trainer: Trainer, name: str) -> Record:
+    """Ask a job to pause; twice is once. Raises: NotFound, WrongState (it has ended, is cancelled, or its training is done)."""
+
+    def pause(job: Job) -> Job:
+        if job.has_ended or job.state in ("CANCELLING", "PROVING"):
+            raise WrongState(f"{name} is {job.state}; there is no training to pause.", metadata={"state": job.state})
+        return job if job.state in ("PAUSING", "PAUSED") else job.pause()
+
+    return await _change(trainer, name, pause, "Somebody asked to pause; the worker saves a checkpoint and leaves.")
+
+
+async def resume_job(trainer: Trainer, name: str) -> Record:
+    """Let a paused job go on from its last checkpoint. Raises: NotFound, WrongState (it is not paused)."""
+    return await _change(trainer, name, Job.resume, "Somebody resumed the job; it goes on from its last checkpoint.")
 
 
 async def list_events(trainer: Trainer, name: str, after: int, limit: int) -> Sequence[StoredEvent]:
@@ -127,12 +136,28 @@ async def report_progress(
         document = {**reported.document, "next_number": first_number + len(events)}
         await trainer.database.update(reported, document)
         await trainer.database.append(KIND, name, fresh)
-    return job.state == "CANCELLING"
+    return job.should_stop
 
 
 def token_sha256(token: str) -> str:
     """How an attempt's token is kept."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+async def _change(trainer: Trainer, name: str, change: Callable[[Job], Job], message: str) -> Record:
+    """Move a job by what somebody asked for, and have the loop look at it. Raises: NotFound, WrongState, Conflict."""
+    for _ in range(10):  # the reconcile loop may write between our read and our write
+        record = await get_job(trainer, name)
+        job = Job.from_document(record.document)
+        moved = change(job)
+        if moved == job:
+            return record
+        event = NewEvent("STATE_CHANGED", message, data={"state": moved.state})
+        try:
+            return await trainer.database.update(record, moved.to_document(), due_time=datetime.now(UTC), events=[event])
+        except Conflict:
+            continue
+    raise Conflict(f"{name} changes too often; repeat.", metadata={"name": name})
 
 
 def _check(asked: Job) -> None:

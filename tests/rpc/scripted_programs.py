@@ -85,6 +85,18 @@ class Jobs(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
         job.state = fine_tuning_job_pb2.FineTuningJob.STATE_CANCELLING
         return job
 
+    async def PauseFineTuningJob(self, request: Any, context: Any) -> Any:
+        job = self.world.job(request.name)
+        job.state = fine_tuning_job_pb2.FineTuningJob.STATE_PAUSING
+        return job
+
+    async def ResumeFineTuningJob(self, request: Any, context: Any) -> Any:
+        job = self.world.job(request.name)
+        if job.state != fine_tuning_job_pb2.FineTuningJob.STATE_PAUSING:
+            raise WrongState(f"{request.name} is not paused.")
+        job.state = fine_tuning_job_pb2.FineTuningJob.STATE_PENDING
+        return job
+
     async def ListFineTuningJobEvents(self, request: Any, context: Any) -> Any:
         self.world.job(request.name)
         events = [

@@ -109,6 +109,15 @@ async def test_a_job_is_created_with_its_recipe_watched_and_listed(world: World)
     assert [job["name"] for job in await run_json(world, "jobs", "list")] == [created["name"]]
 
 
+async def test_a_job_is_paused_and_resumed(world: World) -> None:
+    await run(world, "jobs", "create", "--base-model", "base", "--dataset", "ds-1")
+    assert (await run_json(world, "jobs", "pause", "ftjob-1"))["state"] == "PAUSING"
+    assert (await run_json(world, "jobs", "resume", "ftjob-1"))["state"] == "PENDING"
+    result = await run(world, "jobs", "resume", "ftjob-1")
+    assert result.exit_code == 5
+    assert "not paused" in result.stderr
+
+
 async def test_a_watch_that_breaks_is_taken_up_after_the_last_event(world: World) -> None:
     await run(world, "jobs", "create", "--base-model", "base", "--dataset", "ds-1")
     world.watch_breaks = 1

@@ -206,6 +206,30 @@ async def test_a_job_can_be_cancelled_once(world: World) -> None:
     assert "has ended" in await eventually(refused)
 
 
+async def test_a_job_can_be_paused_and_resumed(world: World) -> None:
+    jobs = world.client.fine_tuning.jobs
+    job = await jobs.create(training_file=await world.upload(), model="tiny")
+    with pytest.raises(openai.BadRequestError):
+        await jobs.resume(job.id)
+    await world.status(job.id, "running")
+    assert (await jobs.pause(job.id)).status == "paused"  # type: ignore[comparison-overlap]
+    world.launcher.end(f"{job.id}-1", 75)
+    paused = await eventually(lambda: _state_is(world, job.id, "PAUSED"))
+    assert paused
+    assert (await jobs.retrieve(job.id)).finished_at is None
+    assert (await jobs.resume(job.id)).status == "queued"
+    await eventually(lambda: f"{job.id}-2" in world.launcher.manifests)
+    await world.train(job.id)
+    await world.status(job.id, "running")
+    world.inference.replicas["projects/default/models/m0"] = [world.upstream.replica(ADAPTER)]
+    assert (await world.status(job.id, "succeeded")).fine_tuned_model
+
+
+async def _state_is(world: World, job_id: str, state: str) -> bool:
+    record = await world.trainer.database.get(KIND, f"projects/default/fineTuningJobs/{job_id}")
+    return bool(record.document["state"] == state)
+
+
 async def test_jobs_are_listed_newest_first_by_pages_and_by_metadata(world: World) -> None:
     file = await world.upload()
     made = [

@@ -74,6 +74,14 @@ def router(jobs: Client, max_body_bytes: int) -> APIRouter:
     async def cancel(job_id: str, key: Manager) -> dict[str, Any]:
         return job_of(await jobs.CancelFineTuningJob(pb.CancelFineTuningJobRequest(name=_name(key, job_id))))
 
+    @routes.post("/{job_id}/pause")
+    async def pause(job_id: str, key: Manager) -> dict[str, Any]:
+        return job_of(await jobs.PauseFineTuningJob(pb.PauseFineTuningJobRequest(name=_name(key, job_id))))
+
+    @routes.post("/{job_id}/resume")
+    async def resume(job_id: str, key: Manager) -> dict[str, Any]:
+        return job_of(await jobs.ResumeFineTuningJob(pb.ResumeFineTuningJobRequest(name=_name(key, job_id))))
+
     @routes.get("/{job_id}/events", dependencies=[Depends(only_query("after", "limit"))])
     async def list_events(job_id: str, key: Manager, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         events = [event_of(job_id, event) async for event in _events(jobs, _name(key, job_id))]

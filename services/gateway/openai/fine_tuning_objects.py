@@ -21,6 +21,8 @@ STATUSES = {
     pb.FineTuningJob.STATE_FAILED: "failed",
     pb.FineTuningJob.STATE_CANCELLING: "cancelled",
     pb.FineTuningJob.STATE_CANCELLED: "cancelled",
+    pb.FineTuningJob.STATE_PAUSING: "paused",
+    pb.FineTuningJob.STATE_PAUSED: "paused",
 }
 _LEVELS = {resources_pb2.Event.LEVEL_WARNING: "warn", resources_pb2.Event.LEVEL_ERROR: "error"}
 # Faults of the records themselves; OpenAI has one code for them.

@@ -95,6 +95,8 @@ class FineTuningJob(_message.Message):
         STATE_FAILED: _ClassVar[FineTuningJob.State]
         STATE_CANCELLING: _ClassVar[FineTuningJob.State]
         STATE_CANCELLED: _ClassVar[FineTuningJob.State]
+        STATE_PAUSING: _ClassVar[FineTuningJob.State]
+        STATE_PAUSED: _ClassVar[FineTuningJob.State]
     STATE_UNSPECIFIED: FineTuningJob.State
     STATE_VALIDATING: FineTuningJob.State
     STATE_PENDING: FineTuningJob.State
@@ -104,6 +106,8 @@ class FineTuningJob(_message.Message):
     STATE_FAILED: FineTuningJob.State
     STATE_CANCELLING: FineTuningJob.State
     STATE_CANCELLED: FineTuningJob.State
+    STATE_PAUSING: FineTuningJob.State
+    STATE_PAUSED: FineTuningJob.State
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +190,18 @@ class ListFineTuningJobsResponse(_message.Message):
     def __init__(self, fine_tuning_jobs: _Optional[_Iterable[_Union[FineTuningJob, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CancelFineTuningJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class PauseFineTuningJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ResumeFineTuningJobRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str

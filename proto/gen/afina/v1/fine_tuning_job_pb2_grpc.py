@@ -55,6 +55,16 @@ class FineTuningJobServiceStub:
                 request_serializer=afina_dot_v1_dot_fine__tuning__job__pb2.CancelFineTuningJobRequest.SerializeToString,
                 response_deserializer=afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.FromString,
                 _registered_method=True)
+        self.PauseFineTuningJob = channel.unary_unary(
+                '/afina.v1.FineTuningJobService/PauseFineTuningJob',
+                request_serializer=afina_dot_v1_dot_fine__tuning__job__pb2.PauseFineTuningJobRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.FromString,
+                _registered_method=True)
+        self.ResumeFineTuningJob = channel.unary_unary(
+                '/afina.v1.FineTuningJobService/ResumeFineTuningJob',
+                request_serializer=afina_dot_v1_dot_fine__tuning__job__pb2.ResumeFineTuningJobRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.FromString,
+                _registered_method=True)
         self.ListFineTuningJobEvents = channel.unary_unary(
                 '/afina.v1.FineTuningJobService/ListFineTuningJobEvents',
                 request_serializer=afina_dot_v1_dot_fine__tuning__job__pb2.ListFineTuningJobEventsRequest.SerializeToString,
@@ -100,6 +110,22 @@ class FineTuningJobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseFineTuningJob(self, request, context):
+        """Asks a job to pause: its worker saves a checkpoint and leaves, and the job is PAUSED. Pausing a paused job changes nothing.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended, is being cancelled, or its training is done).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeFineTuningJob(self, request, context):
+        """Lets a paused or pausing job go on, from its last checkpoint to the same weights as if it had never paused.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (it is not paused).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListFineTuningJobEvents(self, request, context):
         """Lists a job's events, oldest first. Errors: NOT_FOUND.
         """
@@ -108,7 +134,8 @@ class FineTuningJobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchFineTuningJob(self, request, context):
-        """Streams a job and its events from after_sequence on; closes when the job has ended. Errors: NOT_FOUND.
+        """Streams a job and its events from after_sequence on; closes when the job has ended, which a paused one has not.
+        Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +162,16 @@ def add_FineTuningJobServiceServicer_to_server(servicer, server):
             'CancelFineTuningJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelFineTuningJob,
                     request_deserializer=afina_dot_v1_dot_fine__tuning__job__pb2.CancelFineTuningJobRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.SerializeToString,
+            ),
+            'PauseFineTuningJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseFineTuningJob,
+                    request_deserializer=afina_dot_v1_dot_fine__tuning__job__pb2.PauseFineTuningJobRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.SerializeToString,
+            ),
+            'ResumeFineTuningJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeFineTuningJob,
+                    request_deserializer=afina_dot_v1_dot_fine__tuning__job__pb2.ResumeFineTuningJobRequest.FromString,
                     response_serializer=afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.SerializeToString,
             ),
             'ListFineTuningJobEvents': grpc.unary_unary_rpc_method_handler(
@@ -256,6 +293,60 @@ class FineTuningJobService:
             target,
             '/afina.v1.FineTuningJobService/CancelFineTuningJob',
             afina_dot_v1_dot_fine__tuning__job__pb2.CancelFineTuningJobRequest.SerializeToString,
+            afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseFineTuningJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.FineTuningJobService/PauseFineTuningJob',
+            afina_dot_v1_dot_fine__tuning__job__pb2.PauseFineTuningJobRequest.SerializeToString,
+            afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeFineTuningJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.FineTuningJobService/ResumeFineTuningJob',
+            afina_dot_v1_dot_fine__tuning__job__pb2.ResumeFineTuningJobRequest.SerializeToString,
             afina_dot_v1_dot_fine__tuning__job__pb2.FineTuningJob.FromString,
             options,
             channel_credentials,

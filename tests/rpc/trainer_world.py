@@ -1,0 +1,156 @@
+"""A trainer for tests: real gRPC, real SQLite and files; workers end on cue, other programs answer as told."""
+
+import contextlib
+import functools
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.v1 import fine_tuning_job_pb2 as pb
+from afina.v1 import fine_tuning_job_pb2_grpc, resources_pb2, worker_pb2, worker_pb2_grpc
+
+from services.common import errors
+from services.common.backends.database.sql import SqlDatabase
+from services.common.backends.object_store.local import LocalObjectStore
+from services.common.ports.manifest import Manifest, put_folder
+from services.common.reconcile import Reconciler
+from services.common.transport import wire
+from services.common.transport.grpc_client import Client
+from services.common.transport.grpc_server import registration
+from services.trainer.attempts import reconcile_job
+from services.trainer.job import KIND
+from services.trainer.rpc import TOKEN_KEY, FineTuningJobRpc, WorkerRpc
+from services.trainer.use_cases import Trainer
+from tests.builders import serving
+from tests.fakes import ScriptedLauncher
+
+FILE = "projects/default/files/file-1"
+DATASET = "projects/default/datasets/ds-1"
+
+
+@dataclass
+class ScriptedPeers:
+    """dataset and inference, as told."""
+
+    base_manifest_key: str
+    file_error: errors.AfinaError | None = None
+    proof_errors: list[errors.AfinaError] = field(default_factory=list)
+    registered: list[tuple[str, str, str]] = field(default_factory=list)
+
+    async def finalize(self, file: str, split: Mapping[str, Any]) -> str:
+        if self.file_error:
+            raise self.file_error
+        return DATASET
+
+    async def dataset(self, name: str) -> dict[str, Any]:
+        part = {"key": "datasets/x", "size_bytes": 1, "sha256": "0" * 64, "row_count": 800}
+        return {
+            "name": name,
+            "digest": "d" * 64,
+            "train": part,
+            "validation": None,
+            "test": None,
+            "row_count": 800,
+            "warnings": [],
+        }
+
+    async def file_exists(self, name: str) -> None:
+        if name != FILE:
+            raise errors.NotFound(f"There is no {name}.")
+
+    async def base(self, public_id: str) -> dict[str, Any]:
+        if public_id != "tiny":
+            raise errors.NotFound(f"There is no base {public_id}.")
+        return {"manifest_key": self.base_manifest_key, "digest": "b" * 64, "name": "models/b", "public_id": "tiny"}
+
+    async def register(self, project: str, manifest_key: str, suffix: str) -> tuple[str, str]:
+        self.registered.append((project, manifest_key, suffix))
+        return "projects/default/models/m", "ft:tiny:default::m"
+
+    async def prove(self, model: str) -> dict[str, Any]:
+        if self.proof_errors:
+            raise self.proof_errors.pop(0)
+        return {"mean_difference": 0.05}
+
+
+@dataclass
+class World:
+    jobs: Client
+    workers: Client
+    trainer: Trainer
+    launcher: ScriptedLauncher
+    peers: ScriptedPeers
+    store: LocalObjectStore
+    loop: Reconciler
+
+    async def create(self, **fields: Any) -> pb.FineTuningJob:
+        job = pb.FineTuningJob(**{"base_model": "tiny", "training_file": FILE, **fields})
+        request = pb.CreateFineTuningJobRequest(parent="projects/default", fine_tuning_job=job)
+        created: pb.FineTuningJob = await self.jobs.CreateFineTuningJob(request)
+        return created
+
+    async def get(self, name: str) -> pb.FineTuningJob:
+        job: pb.FineTuningJob = await self.jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=name))
+        return job
+
+    async def state(self, name: str) -> str:
+        return str(pb.FineTuningJob.State.Name((await self.get(name)).state)).removeprefix("STATE_")
+
+    async def move(self, name: str, state: str) -> None:
+        """Let the loop run until a job has a state."""
+        for _ in range(30):
+            if await self.state(name) == state:
+                return
+            record = await self.trainer.database.get(KIND, name)
+            if record.due_time is not None:
+                await self.trainer.database.wake(KIND, name, record.create_time)
+            await self.loop.run_once()
+        raise AssertionError(f"{name} is {await self.state(name)}, not {state}")
+
+    async def pause(self, name: str) -> pb.FineTuningJob:
+        job: pb.FineTuningJob = await self.jobs.PauseFineTuningJob(pb.PauseFineTuningJobRequest(name=name))
+        return job
+
+    async def resume(self, name: str) -> pb.FineTuningJob:
+        job: pb.FineTuningJob = await self.jobs.ResumeFineTuningJob(pb.ResumeFineTuningJobRequest(name=name))
+        return job
+
+    def commit_result(self, name: str) -> None:
+        job_id = name.rpartition("/")[2]
+        self.store.commit(f"jobs/{job_id}/manifest.json", Manifest("adapter", (), {}).to_json())
+
+
+@contextlib.asynccontextmanager
+async def trainer_world(tmp_path: Path) -> AsyncIterator[World]:
+    """Serve the trainer from a folder."""
+    store = LocalObjectStore(tmp_path / "objects")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"hidden_size": 576, "architectures": ["LlamaForCausalLM"]}))
+    store.commit("manifests/bases/b.json", put_folder(store, "bases", base, "base", {}).to_json())
+    launcher, peers = ScriptedLauncher(), ScriptedPeers("manifests/bases/b.json")
+    trainer = Trainer(SqlDatabase(f"sqlite:///{tmp_path}/t.db"), store, launcher, peers, {"EXTRA": "1"})
+    registrations = [
+        registration(fine_tuning_job_pb2_grpc, pb, "FineTuningJobService", FineTuningJobRpc(trainer)),
+        registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(trainer)),
+    ]
+    loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer))
+    async with serving(*registrations) as address, contextlib.AsyncExitStack() as stack:
+        jobs = Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, address)
+        workers = Client(worker_pb2_grpc.WorkerServiceStub, address)
+        stack.push_async_callback(jobs.close)
+        stack.push_async_callback(workers.close)
+        stack.push_async_callback(trainer.database.close)
+        yield World(jobs, workers, trainer, launcher, peers, store, loop)
+
+
+async def report(world: World, name: str, token: str, first: int, *steps: int, attempt: int = 1) -> bool:
+    events = [
+        resources_pb2.Event(type="STEP", message="s", data=wire.struct({"step": s, "total_steps": 50, "train_loss": 0.5}))
+        for s in steps
+    ]
+    request = worker_pb2.ReportProgressRequest(name=name, attempt=attempt, first_number=first, events=events)
+    response = await world.workers.ReportProgress(request, metadata=((TOKEN_KEY, token),))
+    return bool(response.stop_requested)
