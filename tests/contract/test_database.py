@@ -1,15 +1,22 @@
 """Each promise of the Database port, on every backend."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import exc
 
+from services.common.backends.database.migrations import MIGRATIONS, Migration
 from services.common.backends.database.sql import SqlDatabase
-from services.common.errors import AlreadyExists, Conflict, NotFound
-from services.common.ports.database import Database, NewEvent
+from services.common.errors import AlreadyExists, Conflict, NotFound, Unavailable, WrongState
+from services.common.ports.database import Database, NewEvent, Record
+from services.common.reconcile import Change, Reconciler
+from tests.builders import eventually
+from tests.servers import PostgresServer
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -27,11 +34,28 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Database]:
-    database = SqlDatabase(f"sqlite:///{tmp_path}/test.db", clock)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database that nobody has used."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.url(schema=f"contract_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+async def database(url: str, clock: Clock) -> AsyncIterator[SqlDatabase]:
+    database = SqlDatabase(url, clock)
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def replica(database: Database, url: str, clock: Clock) -> AsyncIterator[SqlDatabase]:
+    """The same database as another replica of the service sees it."""
+    replica = SqlDatabase(url, clock)
+    yield replica
+    await replica.close()
 
 
 async def test_what_was_created_is_there_with_version_one(database: Database) -> None:
@@ -179,11 +203,106 @@ async def test_deleting_takes_the_events_too_and_the_absent_is_success(database:
     assert again.sequence > record.sequence
 
 
-async def test_what_was_written_is_there_after_the_program_was_killed(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/kept.db"
+async def test_a_name_is_compared_by_its_bytes(database: Database) -> None:
+    for name in ("p/a", "p/B", "P/a", "p-/a", "p.x/a", "p0", "p/ä"):
+        await database.create("job", name, {})
+    assert [r.name for r in await database.list("job", "p", newest_first=False)] == ["p/a", "p/B", "p/ä"]
+
+
+async def test_a_message_with_a_nul_is_kept_without_it(database: Database) -> None:
+    await database.create("job", "a", {"text": "a\0b"}, events=[NewEvent("X", "a\0b", data={"text": "\0"})])
+    assert (await database.get("job", "a")).document == {"text": "a\0b"}
+    assert (await database.events("job", "a"))[0].message == "a\ufffdb"
+
+
+async def test_of_two_replicas_that_write_one_version_one_wins(database: Database, replica: Database) -> None:
+    record = await database.create("job", "a", {"n": 0})
+
+    async def attempt(one: Database, n: int) -> int:
+        try:
+            return int((await one.update(record, {"n": n})).document["n"])
+        except Conflict:
+            return -1
+
+    results = await asyncio.gather(*(attempt(one, n) for n, one in enumerate([database, replica] * 5, start=1)))
+    [winner] = [n for n in results if n > 0]
+    assert (await replica.get("job", "a")).document == {"n": winner}
+
+
+async def test_many_claims_at_once_by_two_replicas_claim_each_record_once(database: Database, replica: Database) -> None:
+    for n in range(30):
+        await database.create("job", f"{n}", {}, due_time=START)
+    claimed = await asyncio.gather(*(one.claim("job", START, 60) for one in [database, replica] * 20))
+    names = [record.name for record in claimed if record is not None]
+    assert sorted(names, key=int) == [f"{n}" for n in range(30)]
+
+
+async def test_two_replicas_of_a_loop_never_hold_one_resource_at_once(
+    database: Database, replica: Database, clock: Clock
+) -> None:
+    held: set[str] = set()
+    moved: dict[str, int] = {}
+
+    async def step(record: Record) -> Change:
+        assert record.name not in held, "two replicas hold it"
+        held.add(record.name)
+        await asyncio.sleep(0.002)
+        held.discard(record.name)
+        count = moved[record.name] = moved.get(record.name, 0) + 1
+        return Change({"moved": count}, None if count == 5 else 0.0)
+
+    for n in range(12):
+        await database.create("job", f"{n}", {"moved": 0}, due_time=START)
+    loops = [Reconciler(one, "job", step, clock=clock, idle_s=0.01) for one in (database, replica)]
+    tasks = [asyncio.create_task(loop.run()) for loop in loops]
+    try:
+        await eventually(lambda: len(moved) == 12 and set(moved.values()) == {5}, timeout_s=30)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    records = [await database.get("job", f"{n}") for n in range(12)]
+    assert all(r.document == {"moved": 5} and r.version == 6 for r in records)
+
+
+async def test_what_was_written_is_there_after_the_program_was_killed(url: str) -> None:
     first = SqlDatabase(url)
     await first.create("job", "a", {"n": 1})
     second = SqlDatabase(url)  # the first was never closed
     assert (await second.get("job", "a")).document == {"n": 1}
     await second.close()
     await first.close()
+
+
+async def test_replicas_that_start_at_once_make_the_tables_once(url: str) -> None:
+    with ThreadPoolExecutor(6) as threads:
+        databases = list(threads.map(lambda _: SqlDatabase(url), range(6)))
+    await databases[0].create("job", "a", {})
+    assert all([(await database.get("job", "a")).version == 1 for database in databases])
+    for database in databases:
+        await database.close()
+
+
+async def test_a_step_is_applied_once_and_older_code_refuses_what_newer_code_made(url: str) -> None:
+    count = Migration("a counter of steps", ("CREATE TABLE counts (n INTEGER)", "INSERT INTO counts VALUES (1)"))
+    old = SqlDatabase(url)
+    await old.create("job", "a", {"n": 1})
+    await old.close()
+    with ThreadPoolExecutor(4) as threads:
+        newer = list(threads.map(lambda _: SqlDatabase(url, migrations=(*MIGRATIONS, count)), range(4)))
+    assert (await newer[0].get("job", "a")).document == {"n": 1}
+    for database in newer:
+        await database.close()
+    with pytest.raises(WrongState) as caught:
+        SqlDatabase(url)
+    assert caught.value.reason == "DATABASE_TOO_NEW"
+    assert caught.value.metadata == {"found": "2", "known": "1"}
+
+
+async def test_a_step_that_fails_leaves_the_database_as_it_was(url: str) -> None:
+    await SqlDatabase(url).close()
+    broken = Migration("half of it", ("CREATE TABLE half (n INTEGER)", "INSERT INTO nowhere VALUES (1)"))
+    with pytest.raises((exc.DBAPIError, Unavailable)):
+        SqlDatabase(url, migrations=(*MIGRATIONS, broken))
+    mended = Migration("half of it", ("CREATE TABLE half (n INTEGER)",))
+    await SqlDatabase(url, migrations=(*MIGRATIONS, mended)).close()

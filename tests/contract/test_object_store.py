@@ -3,6 +3,8 @@
 import hashlib
 import io
 import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,16 @@ from services.common.backends import choose
 from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
 from services.common.ports.manifest import Manifest, fetch_folder, put_folder
 from services.common.ports.object_store import Artifact, ObjectStore
+from tests.servers import S3Server
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    return choose.object_store(f"file://{tmp_path}/objects")
+    if request.param == "local":
+        return choose.object_store(f"file://{tmp_path}/objects")
+    server: S3Server = request.getfixturevalue("s3_server")
+    # Small parts, so that the suite's own objects are sent in several.
+    return server.store(f"contract/{uuid.uuid4()}", multipart_bytes=2_000_000, part_bytes=5 << 20)
 
 
 def test_put_places_bytes_under_prefix_and_digest_and_tells_size_and_sha256(store: ObjectStore) -> None:
@@ -47,10 +54,24 @@ def test_the_absent_is_artifact_not_found_for_open_and_head(store: ObjectStore) 
 
 
 def test_list_yields_keys_under_a_prefix_in_order_and_nothing_for_an_unused_one(store: ObjectStore) -> None:
-    for key in ("b/2", "a/1", "b/1", "bb/3"):
+    for key in ("b/2", "a/1", "b/1", "b-1", "bb/3", "b/1-2", "b/1.5"):
         store.commit(key, b"x")
-    assert list(store.list("b/")) == ["b/1", "b/2"]
+    assert list(store.list("b/")) == ["b/1", "b/1-2", "b/1.5", "b/2"]
+    assert sorted(store.list("b")) == ["b-1", "b/1", "b/1-2", "b/1.5", "b/2", "bb/3"]  # S3 servers differ between folders
     assert list(store.list("zzz/")) == []
+
+
+def test_a_stream_can_be_sought_and_read_in_pieces(store: ObjectStore) -> None:
+    data = bytes(range(256)) * 40
+    key = store.put("files", io.BytesIO(data)).key
+    with store.open(key) as stream:
+        assert stream.read(10) == data[:10]
+        assert stream.seek(-16, io.SEEK_END) == len(data) - 16
+        assert stream.read() == data[-16:]
+        assert stream.read(1) == b""
+        stream.seek(5)
+        assert stream.read(3) == data[5:8]
+        assert stream.tell() == 8
 
 
 def test_what_was_deleted_is_absent_and_deleting_the_absent_succeeds(store: ObjectStore) -> None:
@@ -79,6 +100,26 @@ def test_commit_has_exactly_one_winner_among_threads(store: ObjectStore) -> None
     assert len(results) == 8
     assert len(winners) == 1
     assert store.read("jobs/a/manifest.json") == f"{winners[0]}".encode()
+
+
+def test_putting_the_same_bytes_at_once_is_one_object_for_everybody(store: ObjectStore) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        artifacts = set(threads.map(lambda _: store.put("files", io.BytesIO(b"same" * 1000)), range(8)))
+    assert len(artifacts) == 1
+    assert store.read(artifacts.pop().key) == b"same" * 1000
+
+
+def test_two_who_commit_the_same_document_are_one_winner(store: ObjectStore) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        won = list(threads.map(lambda _: store.commit("same.json", b"same"), range(4)))
+    assert sorted(won) == [False, False, False, True]
+
+
+def test_its_environment_and_url_open_the_same_store(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = store.put("files", io.BytesIO(b"x")).key
+    for name, value in store.environment().items():
+        monkeypatch.setenv(name, value)
+    assert choose.object_store(store.url).read(key) == b"x"
 
 
 def test_commit_keeps_the_first_document(store: ObjectStore) -> None:

@@ -1,5 +1,6 @@
 """Which backend a URL names. The only place that knows them all."""
 
+import os
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,23 +11,31 @@ from services.common.ports.object_store import ObjectStore
 
 
 def object_store(url: str) -> ObjectStore:
-    """Open `file:///folder`. Raises: InvalidInput."""
+    """Open `file:///folder` or `s3://bucket/prefix`; endpoint and credentials are in the environment. Raises: InvalidInput."""
     scheme, path = _split(url)
     if scheme == "file":
         from services.common.backends.object_store.local import LocalObjectStore
 
         return LocalObjectStore(path)
-    raise InvalidInput(f"OBJECT_STORE={url} is not understood; use file:///folder.", reason="URL_INVALID")
+    if scheme == "s3":
+        from services.common.backends.object_store.s3 import S3ObjectStore
+
+        return S3ObjectStore(url, os.environ)
+    raise InvalidInput(f"OBJECT_STORE={url} is not understood; use file:///folder or s3://bucket/prefix.", reason="URL_INVALID")
 
 
 def database(url: str) -> Database:
-    """Open `sqlite:///file`. Raises: InvalidInput."""
+    """Open `sqlite:///file` or `postgresql://user:password@host/database?schema=name`.
+
+    Raises: InvalidInput, WrongState (newer than this code), Unavailable.
+    """
     scheme, _ = _split(url)
-    if scheme == "sqlite":
+    if scheme in ("sqlite", "postgresql"):
         from services.common.backends.database.sql import SqlDatabase
 
         return SqlDatabase(url)
-    raise InvalidInput(f"DATABASE={url} is not understood; use sqlite:///file.", reason="URL_INVALID")
+    text = f"DATABASE={scheme}:… is not understood; use sqlite:///file or postgresql://user:password@host/database?schema=name."
+    raise InvalidInput(text, reason="URL_INVALID")
 
 
 def launcher(url: str) -> Launcher:

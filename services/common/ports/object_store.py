@@ -5,11 +5,15 @@ It is synchronous, because workers read it plainly; services call it through `as
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from services.common.errors import InvalidInput
+
 CHUNK_BYTES = 1 << 20
+STAGING = ".staging"  # where a backend may keep what is not an object yet
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """Open an object for reading. Raises: ArtifactNotFound."""
+        """Open an object for reading; the stream can be sought. Raises: ArtifactNotFound; Unavailable, also from reads."""
 
     @abstractmethod
     def head(self, key: str) -> int:
@@ -44,18 +48,26 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def list(self, prefix: str) -> Iterator[str]:
-        """Yield the keys that begin with `prefix`, in order; nothing for a prefix that nobody used."""
+        """Yield the keys that begin with `prefix`, those of one folder in order; nothing for a prefix that nobody used."""
 
     @abstractmethod
     def commit(self, key: str, document: bytes) -> bool:
         """Place a document under a key that nobody has written; of any number of callers exactly one gets True.
 
         The others get False and the winner's document stays. A reader sees all of it or nothing.
+        Raises: Unavailable – then the document is not there as far as can be known, and the caller may repeat.
         """
 
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; the absent is success. For what nobody will ask for again: old checkpoints."""
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what a workload's environment has to hold so that it can open this store by its URL; secrets among it.
+
+        Nothing, where the URL alone opens it.
+        """
+        return {}
 
     def read(self, key: str) -> bytes:
         """Return a whole object; for documents, not for weights. Raises: ArtifactNotFound."""
@@ -69,3 +81,17 @@ def sha256_of(stream: BinaryIO) -> str:
     while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def key_parts(key: str) -> tuple[str, ...]:
+    """Split a key, refusing whatever could leave the store. Raises: InvalidInput."""
+    parts = PurePosixPath(key).parts
+    if (
+        not parts
+        or key.startswith("/")
+        or "\\" in key
+        or "\0" in key
+        or any(p in ("..", ".") or p.startswith(STAGING) for p in parts)
+    ):
+        raise InvalidInput(f"{key!r} is not a key.", reason="KEY_INVALID")
+    return parts

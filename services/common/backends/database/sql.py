@@ -2,13 +2,20 @@
 
 A write names the version that it has read and, when it came from a claim, the lease token; both are checked in the
 UPDATE's own WHERE clause, so the database decides between two writers. Events are numbered by a counter in the
-resource's row, raised in the transaction that inserts them: no gaps, whoever appends.
+resource's row, raised in the transaction that inserts them: no gaps, whoever appends. A claim passes over rows that
+another replica is claiming at the moment (SKIP LOCKED).
+
+On PostgreSQL every service has a schema of its own (`?schema=NAME`), made where it is not there. A connection that broke
+is noticed when it is taken from the pool and replaced; what was under way on it is Unavailable, and may have been done.
 
 When changing this: run the contract suite, and ask of every statement what a second replica sees between it and the next.
 """
 
 import asyncio
+import random
+import re
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,33 +23,48 @@ from typing import Any, TypeVar
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import exc
 
-from services.common.errors import AlreadyExists, Conflict, NotFound, Unavailable
+from services.common.backends.database.migrations import MIGRATIONS, Migration, migrate
+from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable
 from services.common.ports.database import Database, Document, NewEvent, Record, StoredEvent
 
 T = TypeVar("T")
 
+POSTGRES_CONNECTIONS = 4
+POOL_TIMEOUT_S = 10.0
+REPEATS = 5
+# Source: PostgreSQL, appendix A: serialization_failure, deadlock_detected. The transaction was rolled back; the same again may pass.
+REPEATABLE = ("40001", "40P01")
+SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+# Source: PostgreSQL, libpq connection parameters. A server that vanished is given up within some 20 s, whatever was sent to it.
+POSTGRES_PARAMETERS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "application_name": "afina",
+}
+POSTGRES_OPTIONS = "-c search_path={schema} -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+
+# As the last migration left them; `create_all` is never called.
 _metadata = sa.MetaData()
 _resources = sa.Table(
     "resources",
     _metadata,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("document", sa.Text, nullable=False),
-    sa.Column("create_time_us", sa.BigInteger, nullable=False),
-    sa.Column("update_time_us", sa.BigInteger, nullable=False),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("kind", sa.Text),
+    sa.Column("name", sa.Text),
+    sa.Column("version", sa.Integer),
+    sa.Column("document", sa.Text),
+    sa.Column("create_time_us", sa.BigInteger),
+    sa.Column("update_time_us", sa.BigInteger),
     sa.Column("due_time_us", sa.BigInteger),
     sa.Column("lease_token", sa.Text),
     sa.Column("lease_end_us", sa.BigInteger),
     sa.Column("request_id", sa.Text),
-    sa.Column("event_count", sa.Integer, nullable=False, default=0),
-    sa.UniqueConstraint("kind", "name"),
-    sa.UniqueConstraint("kind", "request_id"),
-    sa.Index("resources_due", "kind", "due_time_us"),
-    sqlite_autoincrement=True,
+    sa.Column("event_count", sa.Integer),
 )
 _events = sa.Table(
     "events",
@@ -50,25 +72,39 @@ _events = sa.Table(
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("create_time_us", sa.BigInteger, nullable=False),
-    sa.Column("type", sa.Text, nullable=False),
-    sa.Column("level", sa.Text, nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
-    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("create_time_us", sa.BigInteger),
+    sa.Column("type", sa.Text),
+    sa.Column("level", sa.Text),
+    sa.Column("message", sa.Text),
+    sa.Column("data", sa.Text),
 )
 
 
 class SqlDatabase(Database):
-    """A database behind a SQLAlchemy URL; `sqlite:////absolute/file.db` is made when it is not there."""
+    """A database behind a URL: `sqlite:////absolute/file.db`, or `postgresql://user:password@host/database?schema=name`.
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    It is brought to the version of the code when it is opened.
+    Raises: InvalidInput (no schema), WrongState (it is newer than the code), Unavailable.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        connections: int = POSTGRES_CONNECTIONS,
+        migrations: Sequence[Migration] = MIGRATIONS,
+    ) -> None:
         self._clock = clock
-        self._engine = sa.create_engine(url)
-        if self._engine.dialect.name == "sqlite":
+        schema = ""
+        if url.startswith("postgresql"):
+            self._engine, schema = _postgres(url, connections)
+        else:
+            connections = 1  # SQLite has one writer anyway, and statements of a few µs do not profit from more
+            self._engine = sa.create_engine(url)
             _tame_sqlite(self._engine)
-        # One thread: SQLite has one writer anyway, and statements of a few µs do not profit from more.
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
-        _metadata.create_all(self._engine)
+        self._executor = ThreadPoolExecutor(max_workers=connections, thread_name_prefix="database")
+        self._transact(lambda connection: migrate(connection, schema, migrations))
 
     async def create(
         self,
@@ -98,7 +134,7 @@ class SqlDatabase(Database):
 
         try:
             return await self._run(transaction)
-        except IntegrityError as error:
+        except exc.IntegrityError as error:
             if request_id:  # a twin may have won between our look and our insert
                 r = _resources.c
                 twin = await self._run(lambda connection: _select(connection, r.kind == kind, r.request_id == request_id))
@@ -147,12 +183,11 @@ class SqlDatabase(Database):
 
         def transaction(connection: sa.Connection) -> None:
             r = _resources.c
-            row = _select(connection, r.kind == record.kind, r.name == record.name)
-            if row is None:
+            mine = [r.kind == record.kind, r.name == record.name]
+            if connection.execute(_resources.delete().where(*mine, r.version == record.version)).rowcount != 1:
+                if _select(connection, *mine) is not None:
+                    raise Conflict(f"{record.name} was changed by somebody else; read it again and repeat.")
                 return
-            if row["version"] != record.version:
-                raise Conflict(f"{record.name} was changed by somebody else; read it again and repeat.")
-            connection.execute(_resources.delete().where(r.sequence == row["sequence"]))
             connection.execute(_events.delete().where(_events.c.kind == record.kind, _events.c.name == record.name))
 
         await self._run(transaction)
@@ -177,7 +212,7 @@ class SqlDatabase(Database):
 
         def transaction(connection: sa.Connection) -> Record | None:
             query = sa.select(_resources).where(r.kind == kind, r.due_time_us <= _us(now), free)
-            query = query.order_by(r.due_time_us).limit(1).with_for_update(skip_locked=True)
+            query = query.order_by(r.due_time_us, r.sequence).limit(1).with_for_update(skip_locked=True)
             row = connection.execute(query).mappings().first()
             if row is None:
                 return None
@@ -250,20 +285,49 @@ class SqlDatabase(Database):
             _events.insert(),
             [
                 {"kind": kind, "name": name, "sequence": first + i, "create_time_us": now, "type": event.type,
-                 "level": event.level, "message": event.message, "data": _dump(dict(event.data))}
+                 "level": event.level, "message": event.message.replace("\0", "\ufffd"), "data": _dump(dict(event.data))}
                 for i, event in enumerate(events)
             ],
         )  # fmt: skip
 
     async def _run(self, transaction: Callable[[sa.Connection], T]) -> T:
-        def call() -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._transact, transaction)
+
+    def _transact(self, transaction: Callable[[sa.Connection], T]) -> T:
+        """Run a transaction, again where it lost to another one, and turn what the driver raises into our errors."""
+        for attempt in range(REPEATS):
             try:
                 with self._engine.begin() as connection:
                     return transaction(connection)
-            except OperationalError as error:
-                raise Unavailable(f"The database does not answer: {error.orig}.", reason="DATABASE_UNAVAILABLE") from error
+            except exc.DataError as error:
+                raise InvalidInput(f"The database can't keep this: {error.orig}.", reason="VALUE_INVALID") from error
+            except (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError) as error:
+                told = getattr(error, "orig", None) or error
+                if getattr(told, "sqlstate", None) not in REPEATABLE:
+                    what = str(told).strip().rstrip(".")
+                    raise Unavailable(f"The database does not answer: {what}.", reason="DATABASE_UNAVAILABLE") from error
+                failure = error
+            time.sleep(random.uniform(0, 0.02 * 2**attempt))
+        raise Conflict("Others write the same all the time; read again and repeat.") from failure
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+def _postgres(url: str, connections: int) -> tuple[sa.Engine, str]:
+    """Return an engine whose connections see one schema, and the schema's name. Raises: InvalidInput."""
+    parts = sa.make_url(url).set(drivername="postgresql+psycopg")
+    schema = parts.query.get("schema", "")
+    if not isinstance(schema, str) or not SCHEMA.fullmatch(schema):
+        text = f"{parts.render_as_string()} names no schema; end it with ?schema=NAME (a-z, 0-9, _), one for each program."
+        raise InvalidInput(text, reason="URL_INVALID")
+    given = str(parts.query.get("options", ""))
+    engine = sa.create_engine(
+        parts.difference_update_query(["schema", "options"]),
+        connect_args={**POSTGRES_PARAMETERS, "options": f"{POSTGRES_OPTIONS.format(schema=schema)} {given}".strip()},
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_pre_ping=True,
+    )
+    return engine, schema
 
 
 def _tame_sqlite(engine: sa.Engine) -> None:

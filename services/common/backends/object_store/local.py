@@ -11,13 +11,11 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
-from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
-from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore
-
-STAGING = ".staging"
+from services.common.errors import ArtifactNotFound, Unavailable
+from services.common.ports.object_store import CHUNK_BYTES, STAGING, Artifact, ObjectStore, key_parts
 
 
 class LocalObjectStore(ObjectStore):
@@ -58,14 +56,12 @@ class LocalObjectStore(ObjectStore):
     def list(self, prefix: str) -> Iterator[str]:
         """See the port."""
         if prefix.rstrip("/"):
-            _parts(prefix.rstrip("/"))
+            key_parts(prefix.rstrip("/"))
         folder = self.root / prefix.rpartition("/")[0]
         if not folder.is_dir():
             return
-        for path in sorted(folder.rglob("*")):
-            key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix) and not key.startswith(STAGING) and path.is_file():
-                yield key
+        keys = (path.relative_to(self.root).as_posix() for path in folder.rglob("*") if path.is_file())
+        yield from sorted(key for key in keys if key.startswith(prefix) and not key.startswith(STAGING))
 
     def commit(self, key: str, document: bytes) -> bool:
         """See the port."""
@@ -94,7 +90,7 @@ class LocalObjectStore(ObjectStore):
         return True
 
     def _path(self, key: str) -> Path:
-        return self.root.joinpath(*_parts(key))
+        return self.root.joinpath(*key_parts(key))
 
 
 class _Staged:
@@ -137,20 +133,6 @@ class _disk_errors:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Unavailable("The disk of the object store is full; free some space and repeat.", reason="DISK_FULL") from error
         raise Unavailable(f"The object store can't write: {error}.", reason="STORE_UNAVAILABLE") from error
-
-
-def _parts(key: str) -> tuple[str, ...]:
-    """Split a key, refusing whatever could leave the folder."""
-    parts = PurePosixPath(key).parts
-    if (
-        not parts
-        or key.startswith("/")
-        or "\\" in key
-        or "\0" in key
-        or any(p in ("..", ".") or p.startswith(STAGING) for p in parts)
-    ):
-        raise InvalidInput(f"{key!r} is not a key.", reason="KEY_INVALID")
-    return parts
 
 
 def _sync_folder(folder: Path) -> None:
