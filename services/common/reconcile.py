@@ -23,6 +23,7 @@ from services.common.telemetry import log, trace_id
 
 _logger = logging.getLogger("afina.reconcile")
 MAX_BACKOFF_S = 30.0
+LOOK_FAILED = "Something went wrong inside, so this is looked at again later; the program's log has what it was."
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Reconciler:
         )
         backoff_s = min(MAX_BACKOFF_S, 0.5 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0)
         try:
-            await self._apply(record, Change(record.document, backoff_s))
+            told = [] if expected or failures & (failures - 1) else [NewEvent("LOOK_FAILED", LOOK_FAILED, "WARNING")]
+            await self._apply(record, Change(record.document, backoff_s, told))
         except (Conflict, NotFound, Unavailable) as refusal:
             log(_logger, logging.INFO, "not put back; the lease will end", name=record.name, error=refusal.message)

@@ -15,9 +15,11 @@ taken away. That is no crash, so it is not counted as one.
 """
 
 import asyncio
+import contextlib
 import json
 import secrets
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,13 +30,14 @@ from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.trainer import recipe
-from services.trainer.job import ATTEMPT_KIND, MAX_CRASHES, Job, now
+from services.trainer.job import ATTEMPT_KIND, KIND, MAX_CRASHES, Job, now
 from services.trainer.use_cases import Trainer, token_sha256
 
 LOOK_AGAIN_S = 0.5
-EXIT_INVALID_INPUT, EXIT_STOPPED = 64, 75
+EXIT_INVALID_INPUT = 64
+EXITS_STOPPED = (75, 143)  # told to leave: after a checkpoint, or before it had begun
 PAUSE_LIMIT_S = 600.0  # a worker that has not left by then, between two steps, is stopped by the launcher
-PROVE_LIMIT_S = 1800.0
+PROVE_LOOKS = 90  # of up to 20 s each; looks, not time: a machine that was off for a night has not looked
 
 
 async def reconcile_job(trainer: Trainer, record: Record) -> Change:
@@ -88,7 +91,10 @@ async def _start(trainer: Trainer, job: Job) -> Change:
         moved = job.move("RUNNING", start_time=job.start_time or now())
         return Change(moved.to_document(), LOOK_AGAIN_S, [_state_event(moved, f"Attempt {job.attempt} runs.")])
     attempt = await _launch(trainer, job)
-    changed = Job.from_document({**job.to_document(), "attempt": attempt, "is_attempt_over": False})
+    if (await trainer.database.get(KIND, job.name)).document["state"] != job.state:
+        # Somebody cancelled or paused while we launched, and may have looked before there was anything to stop.
+        await trainer.launcher.stop(job.workload_key(attempt))
+    changed = replace(job, attempt=attempt, is_attempt_over=False)
     seen = await trainer.launcher.observe(job.workload_key(attempt))
     waiting = [NewEvent("QUEUED", seen.message, data={"position": seen.position})] if seen.state == WorkloadState.PENDING else []
     return Change(changed.to_document(), 0.0 if not waiting else LOOK_AGAIN_S, waiting)
@@ -150,16 +156,16 @@ async def _observe(trainer: Trainer, job: Job) -> Change:
 
 
 def _trained(job: Job) -> Change:
-    moved = job.move("PROVING", prove_time=now())
+    moved = job.move("PROVING")
     return Change(moved.to_document(), 0.0, [_state_event(moved, "Training is done; the adapter is proven on its server.")])
 
 
 async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change:
     """Decide what follows an attempt that ended without a result."""
     await _raise_refusal(trainer, job, seen)
-    if seen.exit_code == EXIT_STOPPED:
+    if seen.exit_code in EXITS_STOPPED:
         moved = job.move("PENDING", is_attempt_over=True)
-        message = f"Attempt {job.attempt} was told to leave, and left with a checkpoint. The next one goes on from it."
+        message = f"Attempt {job.attempt} was told to leave. The next one goes on from its last checkpoint."
         return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, data={"exit_code": seen.exit_code})])
     crash_count = job.crash_count + 1
     if crash_count >= MAX_CRASHES:
@@ -179,7 +185,13 @@ async def _raise_refusal(trainer: Trainer, job: Job, seen: Observation) -> None:
     if seen.exit_code == EXIT_INVALID_INPUT:
         told = json.loads(await asyncio.to_thread(trainer.store.read, f"jobs/{job.id}/error-{job.attempt}.json"))
         violations = [errors.Violation(**violation) for violation in told.get("violations", [])]
-        raise errors.InvalidInput(told["message"], reason=told["reason"], violations=violations)
+        raise errors.InvalidInput(
+            told["message"],
+            reason=told["reason"],
+            metadata=told.get("metadata"),
+            violations=violations,
+            violation_count=told.get("violation_count"),
+        )
 
 
 async def _pause(trainer: Trainer, job: Job) -> Change:
@@ -214,18 +226,19 @@ async def _prove(trainer: Trainer, job: Job) -> Change:
     """Register the model and wait, look by look, until it is proven on a server."""
     if not job.model:
         model, public_id = await trainer.peers.register(project_of(job.name), job.manifest_key, job.suffix)
-        registered = Job.from_document({**job.to_document(), "model": model, "fine_tuned_model": public_id})
+        registered = replace(job, model=model, fine_tuned_model=public_id)
         event = NewEvent("MODEL_REGISTERED", f"The model is registered as {public_id}.", data={"model": model})
         return Change(registered.to_document(), 0.0, [event])
     try:
         proof = await trainer.peers.prove(job.model)
     except errors.Unavailable as error:
-        waited_s = (datetime.now(UTC) - datetime.fromisoformat(job.prove_time)).total_seconds()
-        if waited_s > PROVE_LIMIT_S:
+        if error.reason == "UNREACHABLE":  # nobody looked
+            return Change(job.to_document(), 1.0)
+        if job.prove_look_count >= PROVE_LOOKS:
             raise errors.WrongState(
-                f"No server could load {job.model} within {waited_s:.0f} s: {error.message}", reason="NOT_SERVED"
+                f"No server could load {job.model} in {job.prove_look_count} looks: {error.message}", reason="NOT_SERVED"
             ) from error
-        return Change(job.to_document(), 1.0)
+        return Change(replace(job, prove_look_count=job.prove_look_count + 1).to_document(), 1.0)
     succeeded = job.move("SUCCEEDED")
     events = [NewEvent("MODEL_PROVEN", "The server's answers are the model's.", data=proof)]
     return Change(
@@ -234,9 +247,13 @@ async def _prove(trainer: Trainer, job: Job) -> Change:
 
 
 async def _cancel(trainer: Trainer, job: Job) -> Change:
-    """Stop the worker, then end."""
-    if job.attempt:
-        key = job.workload_key(job.attempt)
+    """Stop the worker, then end; also the one of an attempt that was launched and could not be written any more."""
+    attempt = job.attempt
+    with contextlib.suppress(errors.NotFound):
+        await trainer.database.get(ATTEMPT_KIND, f"{job.name}/attempts/{attempt + 1}")
+        attempt += 1
+    if attempt:
+        key = job.workload_key(attempt)
         await trainer.launcher.stop(key)
         if not (await trainer.launcher.observe(key)).has_ended:
             return Change(job.to_document(), LOOK_AGAIN_S)

@@ -50,7 +50,7 @@ class Job:
     error: Mapping[str, Any] = field(default_factory=dict)
     start_time: str = ""
     pause_time: str = ""
-    prove_time: str = ""
+    prove_look_count: int = 0
     end_time: str = ""
     trace_id: str = ""
 

@@ -155,7 +155,8 @@ def _asked(recipe: pb.Recipe) -> dict[str, Any]:
     if recipe.target_modules:
         asked["target_modules"] = list(recipe.target_modules)
     if recipe.schedule:
-        asked["schedule"] = pb.Recipe.Schedule.Name(recipe.schedule).removeprefix("SCHEDULE_").lower()
+        known = recipe.schedule in pb.Recipe.Schedule.values()
+        asked["schedule"] = pb.Recipe.Schedule.Name(recipe.schedule).removeprefix("SCHEDULE_").lower() if known else "unknown"
     return asked
 
 

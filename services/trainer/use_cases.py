@@ -36,6 +36,8 @@ async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str)
     """Create a job, which begins by itself. Raises: InvalidInput (every mistake at once), NotFound (file, dataset, base)."""
     project = project_of(parent)
     _check(asked)
+    if project_of(asked.training_file or asked.dataset) != project:
+        raise NotFound(f"{parent} has no {asked.training_file or asked.dataset}.", metadata={"parent": parent})
     await trainer.peers.base(asked.base_model)
     if asked.training_file:
         await trainer.peers.file_exists(asked.training_file)

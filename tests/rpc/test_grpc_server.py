@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.common import errors
+from services.common.transport import wire
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import GrpcServer, registration
 
@@ -28,6 +29,8 @@ class Datasets(dataset_pb2_grpc.DatasetServiceServicer):
             if self.calls < 3:
                 raise errors.Unavailable("not yet")
             return dataset_pb2.Dataset(name="flaky")
+        if request.name == "wide":
+            raise errors.InvalidInput("文" * 2000, reason="WIDE", metadata={"text": "文" * 2000})
         if request.name.startswith("bad"):
             violations = [errors.Violation(f"line {i}", "JSON_INVALID", "x" * 400) for i in range(1000)]
             raise errors.InvalidInput("y" * 5000, reason="RECORDS_INVALID", violations=violations)
@@ -119,3 +122,16 @@ async def test_a_port_that_is_taken_is_said_in_words(server: GrpcServer) -> None
     second = GrpcServer(f"127.0.0.1:{server.port}", [])
     with pytest.raises(errors.Unavailable, match="another program has it"):
         await second.start()
+
+
+async def test_a_long_message_in_any_script_stays_within_the_trailers(client: Client) -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        await get(client, "wide")
+    assert str(caught.value).startswith("文文")
+    assert caught.value.reason == "WIDE"
+
+
+@pytest.mark.parametrize("token", ["²", "9" * 30, "1" * 5000, "-1", "x"])
+async def test_a_page_token_that_no_list_gave_is_refused_in_words(token: str) -> None:
+    with pytest.raises(errors.InvalidInput):
+        wire.page_of(0, token)

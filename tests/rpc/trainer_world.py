@@ -14,6 +14,7 @@ from afina.v1 import fine_tuning_job_pb2_grpc, resources_pb2, worker_pb2, worker
 from services.common import errors
 from services.common.backends.database.sql import SqlDatabase
 from services.common.backends.object_store.local import LocalObjectStore
+from services.common.ports.database import Record
 from services.common.ports.manifest import Manifest, put_folder
 from services.common.reconcile import Reconciler
 from services.common.transport import wire
@@ -94,6 +95,9 @@ class World:
     async def get(self, name: str) -> pb.FineTuningJob:
         job: pb.FineTuningJob = await self.jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=name))
         return job
+
+    async def record(self, name: str) -> Record:
+        return await self.trainer.database.get(KIND, name)
 
     async def state(self, name: str) -> str:
         return str(pb.FineTuningJob.State.Name((await self.get(name)).state)).removeprefix("STATE_")

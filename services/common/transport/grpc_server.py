@@ -9,7 +9,7 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from services.common.telemetry import TRACE_KEY, log, trace_id
 
 MAX_MESSAGE_BYTES = 8 << 20
 MAX_VIOLATIONS = 50
+MAX_MESSAGE_LENGTH = 1000  # bytes; it stands in the trailers twice, once percent-encoded
 MAX_DETAIL_BYTES = 4096  # trailers end at 16 KiB, and base64 and the message need their part
 DEFAULT_DEADLINE_S = 600.0
 DETAILS_KEY = "grpc-status-details-bin"
@@ -49,16 +50,16 @@ def status_of(error: errors.AfinaError) -> tuple[grpc.StatusCode, status_pb2.Sta
     code, number = next(
         (_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), (grpc.StatusCode.INTERNAL, code_pb2.INTERNAL)
     )
-    message = error.message if len(error.message) <= 1500 else error.message[:1499] + "…"
+    message = _cut(error.message, MAX_MESSAGE_LENGTH)
     status = status_pb2.Status(code=number, message=message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain="afina.dev", metadata=error.metadata)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain="afina.dev", metadata=_bounded(error.metadata))
     if error.violations:
         info.metadata["violation_count"] = str(error.violation_count)
     status.details.append(_packed(info))
     request = error_details_pb2.BadRequest()
     for violation in error.violations[:MAX_VIOLATIONS]:
         request.field_violations.add(
-            field=violation.field[:200], description=violation.description[:500], reason=violation.reason
+            field=_cut(violation.field, 200), description=_cut(violation.description, 500), reason=violation.reason
         )
         if request.ByteSize() > MAX_DETAIL_BYTES:
             del request.field_violations[-1]
@@ -66,6 +67,16 @@ def status_of(error: errors.AfinaError) -> tuple[grpc.StatusCode, status_pb2.Sta
     if request.field_violations:
         status.details.append(_packed(request))
     return code, status
+
+
+def _cut(text: str, length: int) -> str:
+    """Return a text of at most so many bytes in UTF-8; in trailers each may be written as three characters."""
+    data = text.encode()
+    return text if len(data) <= length else data[: length - 3].decode(errors="ignore") + "…"
+
+
+def _bounded(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {_cut(key, 64): _cut(value, 256) for key, value in list(metadata.items())[:8]}
 
 
 def _packed(message: Any) -> any_pb2.Any:

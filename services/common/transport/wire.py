@@ -39,7 +39,7 @@ def page_of(page_size: int, page_token: str) -> tuple[int | None, int]:
     """Return (after, limit) of a list request. Raises: InvalidInput."""
     if not 0 <= page_size <= MAX_PAGE:
         raise errors.InvalidInput(f"page_size is {page_size}; choose 0 to {MAX_PAGE}.", reason="PAGE_SIZE_INVALID")
-    if page_token and not page_token.isdigit():
+    if page_token and not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
         raise errors.InvalidInput("page_token is not one that a list gave.", reason="PAGE_TOKEN_INVALID")
     return (int(page_token) if page_token else None), page_size or DEFAULT_PAGE
 

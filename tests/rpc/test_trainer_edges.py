@@ -1,0 +1,94 @@
+"""The trainer where two things happen at once, or for very long."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from afina.v1 import fine_tuning_job_pb2 as pb
+
+from services.common import errors
+from services.common.ports.launcher import LaunchManifest, WorkloadState
+from services.trainer.attempts import PROVE_LOOKS
+from tests.rpc.trainer_world import World, trainer_world
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with trainer_world(tmp_path) as world:
+        yield world
+
+
+@pytest.mark.parametrize("cancel_is_seen", ["before the launch", "after the launch"])
+async def test_a_job_cancelled_while_it_is_launched_leaves_no_worker(world: World, cancel_is_seen: str) -> None:
+    job = await world.create()
+    await world.move(job.name, "PENDING")
+    launch = world.launcher.launch
+
+    async def cancelled_meanwhile(manifest: LaunchManifest) -> None:
+        if cancel_is_seen == "after the launch":
+            await launch(manifest)
+        await world.jobs.CancelFineTuningJob(pb.CancelFineTuningJobRequest(name=job.name))
+        await world.move(job.name, "CANCELLED")  # another loop saw the cancelled job first
+        if cancel_is_seen == "before the launch":
+            await launch(manifest)
+
+    world.launcher.launch = cancelled_meanwhile  # type: ignore[method-assign]
+    await world.loop.run_once()
+    assert await world.state(job.name) == "CANCELLED"
+    states = {observation.state for observation in world.launcher.observations.values()}
+    assert states == {WorkloadState.FAILED}
+
+
+@pytest.mark.parametrize("exit_code", [75, 143])
+async def test_being_told_to_leave_any_number_of_times_fails_no_job(world: World, exit_code: int) -> None:
+    job = await world.create()
+    for attempt in range(1, 6):
+        await world.move(job.name, "RUNNING")
+        world.launcher.end(f"{job.name.rpartition('/')[2]}-{attempt}", exit_code)
+        await world.move(job.name, "PENDING")
+
+
+async def test_a_machine_that_was_off_for_a_night_does_not_lose_a_finished_training(world: World) -> None:
+    job = await world.create()
+    await world.move(job.name, "RUNNING")
+    world.commit_result(job.name)
+    world.peers.proof_errors = [errors.Unavailable("nobody there", reason="UNREACHABLE")] * (PROVE_LOOKS + 5)
+    await world.move(job.name, "PROVING")
+    for _ in range(PROVE_LOOKS + 5):
+        assert await world.state(job.name) == "PROVING"
+        await world.trainer.database.wake("fineTuningJob", job.name, (await world.record(job.name)).create_time)
+        await world.loop.run_once()
+    await world.move(job.name, "SUCCEEDED")
+
+
+async def test_a_model_that_no_server_can_load_fails_its_job_after_so_many_looks(world: World) -> None:
+    job = await world.create()
+    await world.move(job.name, "RUNNING")
+    world.commit_result(job.name)
+    world.peers.proof_errors = [errors.Unavailable("starting")] * (PROVE_LOOKS + 5)
+    for _ in range(PROVE_LOOKS // 25 + 1):  # `move` looks thirty times
+        try:
+            await world.move(job.name, "FAILED")
+        except AssertionError:
+            await asyncio.sleep(0)
+    failed = await world.get(job.name)
+    assert failed.state == pb.FineTuningJob.STATE_FAILED
+    assert f"in {PROVE_LOOKS} looks" in failed.error.message
+
+
+async def test_a_job_can_not_learn_from_another_projects_file(world: World) -> None:
+    request = pb.CreateFineTuningJobRequest(
+        parent="projects/mallory",
+        fine_tuning_job=pb.FineTuningJob(base_model="tiny", training_file="projects/default/files/file-1"),
+    )
+    with pytest.raises(errors.NotFound):
+        await world.jobs.CreateFineTuningJob(request)
+
+
+async def test_an_unknown_schedule_is_a_violation_not_an_incident(world: World) -> None:
+    recipe = pb.Recipe()
+    recipe.schedule = 99  # type: ignore[assignment]
+    with pytest.raises(errors.InvalidInput) as caught:
+        await world.create(recipe=recipe)
+    assert [violation.field for violation in caught.value.violations] == ["recipe.schedule"]
