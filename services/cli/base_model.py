@@ -98,11 +98,7 @@ def _write_model(gguf: Path, folder: Path) -> None:
 
 
 def _without_quantization(config: dict[str, object]) -> dict[str, object]:
-    return {
-        key: value
-        for key, value in config.items()
-        if key not in ("quantization_config", "_model_name_or_path", "_name_or_path", "dtype")
-    }
+    return {key: value for key, value in config.items() if key not in NOT_KEPT}
 
 
 def _write_tokenizer(gguf: Path, folder: Path) -> None:

@@ -214,12 +214,12 @@ async def make_suite(stage: Stage, dataset: dataset_pb2.Dataset) -> suite_pb2.Su
 
 
 async def evaluate(stage: Stage, suite: suite_pb2.Suite, job: fine_tuning_job_pb2.FineTuningJob) -> evaluation_pb2.Evaluation:
-    """Ask the base in every way and the tuned model plainly, the same held-out rows; a champion, if there is one, too."""
+    """Ask the base, and the model in place if there is one, in every way and the tuned model plainly: the same held-out rows."""
     base = await models.find(stage.call, BASE)
     asked = {base.name: [], job.model: [PLAIN]}
     champion = (await _endpoint(stage)).model
     if champion and champion not in asked:
-        asked[champion] = [PLAIN]
+        asked[champion] = []
     subjects = [evaluation_pb2.Subject(model=model, prompts=prompts) for model, prompts in asked.items()]
     wanted = evaluation_pb2.Evaluation(suite=suite.name, subjects=subjects)
     service = evaluations.client(stage.call)

@@ -1,5 +1,6 @@
 """`afina evaluations`: run a suite on models, watch it, read the scores with their uncertainty."""
 
+import uuid
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ def group() -> None:
 @verb(group, "create")
 @click.option("--suite", required=True, help="What is asked.")
 @click.option("--model", "asked", multiple=True, required=True, help="MODEL or MODEL=PROMPT,PROMPT; repeatable.")
-@click.option("--request-id", default="", help="Makes the call safe to repeat.")
+@click.option("--request-id", default=lambda: str(uuid.uuid4()), help="Calls with the same one create once; a new one each time.")
 @click.option("--watch", "wants_watch", is_flag=True, help="Stay and show the progress.")
 async def create(call: Call, suite: str, asked: tuple[str, ...], request_id: str, wants_watch: bool) -> int:
     """Start an evaluation of models, by public id or resource name, with all or some of the suite's prompts."""

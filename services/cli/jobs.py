@@ -1,5 +1,6 @@
 """`afina jobs`: start a fine-tuning, watch it, stop it."""
 
+import uuid
 from typing import Any
 
 import click
@@ -48,7 +49,7 @@ def _recipe_options(function: Any) -> Any:
 @click.option("--suffix", default="", help="Part of the model's name.")
 @click.option("--target-module", "target_modules", multiple=True, help="A layer that gets an adapter; repeatable.")
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default=None, help="How the rate falls.")
-@click.option("--request-id", default="", help="Makes the call safe to repeat.")
+@click.option("--request-id", default=lambda: str(uuid.uuid4()), help="Calls with the same one create once; a new one each time.")
 @click.option("--watch", "wants_watch", is_flag=True, help="Stay and show the progress.")
 @_recipe_options
 async def create(

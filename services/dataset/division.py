@@ -63,15 +63,11 @@ def rank_of(chat: Chat, seed: int) -> int:
 
 def _folded_call(call: dict[str, dict[str, str]]) -> bytes:
     function = call["function"]
-    arguments = orjson.dumps(_loads(function["arguments"]), option=orjson.OPT_SORT_KEYS)
-    return function["name"].encode() + b"\0" + fold(arguments.decode())
-
-
-def _loads(text: str) -> object:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:  # NaN, or deeper than orjson goes: compare as it is written
-        return text
+        arguments = orjson.dumps(orjson.loads(function["arguments"]), option=orjson.OPT_SORT_KEYS).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # NaN, or deeper than orjson goes: compare as it is written
+        arguments = function["arguments"]
+    return function["name"].encode() + b"\0" + fold(arguments)
 
 
 @dataclass(frozen=True)

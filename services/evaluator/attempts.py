@@ -6,6 +6,10 @@ An attempt is one launch of the worker, with a token and a key of its own. Its n
 which holds the token's hash and the key's name, so that the key can be revoked whoever launched it. A service that dies
 between taking a number and writing the evaluation finds the record again: if the launcher knows the workload it is
 adopted, otherwise the number is passed over. A key whose name was lost with it can only ask models, and ends by itself.
+For the same reason an evaluation that is cancelled stops every attempt that has a record, written or not.
+
+A worker that leaves with exit code 75 was told to, because its node is taken away, say. That is no crash, so it is not
+counted as one.
 
 The result is what the manifest under the evaluation's one key says, read before anybody looks at processes.
 """
@@ -15,23 +19,25 @@ import json
 import logging
 import secrets
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from services.common import errors, telemetry
-from services.common.names import project_of
+from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.evaluator import suite
 from services.evaluator.clients import Key
-from services.evaluator.evaluation import ATTEMPT_KIND, MAX_ATTEMPTS, Evaluation, now
+from services.evaluator.evaluation import ATTEMPT_KIND, KIND, MAX_CRASHES, Evaluation, now
 from services.evaluator.suite import Suite
 from services.evaluator.use_cases import Evaluator, token_sha256
 
 LOOK_AGAIN_S = 0.5
 EXIT_INVALID_INPUT = 64
+EXITS_STOPPED = (75, 143)  # told to leave: while it asked, or before it had begun
 LAST_WORDS = 3
 
 _logger = logging.getLogger("afina.evaluator")
@@ -84,6 +90,10 @@ async def _start(evaluator: Evaluator, current: Evaluation) -> Change:
             moved = current.move("RUNNING", start_time=current.start_time or now())
             return Change(moved.to_document(), LOOK_AGAIN_S, [_state_event(moved, f"Attempt {current.attempt} asks.")])
     attempt = await _launch(evaluator, current)
+    if (await evaluator.database.get(KIND, current.name)).document["state"] != current.state:
+        # Somebody cancelled while we launched, and may have looked before there was anything to stop.
+        await evaluator.launcher.stop(current.workload_key(attempt))
+        await _revoke_all(evaluator, current)
     seen = await evaluator.launcher.observe(current.workload_key(attempt))
     waits = seen.state == WorkloadState.PENDING
     events = [NewEvent("QUEUED", seen.message, data={"position": seen.position})] if waits else []
@@ -168,14 +178,18 @@ async def _attempt_over(evaluator: Evaluator, current: Evaluation, seen: Observa
             violation_count=told["violation_count"],
         )
     why = told["message"] if told else await _last_words(evaluator, current)
-    if current.attempt >= MAX_ATTEMPTS:
-        text = f"The worker ended {current.attempt} times without a result. {seen.message} {why}"
+    is_crash = seen.exit_code not in EXITS_STOPPED
+    crash_count = current.crash_count + is_crash
+    if crash_count >= MAX_CRASHES:
+        text = f"The worker ended {crash_count} times without a result. {seen.message} {why}"
         raise errors.WrongState(text, reason=told["reason"] if told else "WORKER_CRASHED")
     record = await evaluator.database.get(ATTEMPT_KIND, current.attempt_name(current.attempt))
     await _revoke(evaluator, record.document["api_key"])
-    message = f"Attempt {current.attempt} ended without a result: {seen.message} {why} The next one begins."
-    event = NewEvent("ATTEMPT_ENDED", message, "WARNING", {"exit_code": seen.exit_code})
-    return Change(current.move("PENDING", given_up=current.attempt).to_document(), 0.0, [event])
+    how = f"ended without a result: {seen.message} {why}" if is_crash else "was told to leave."
+    message = f"Attempt {current.attempt} {how} The next one begins."
+    event = NewEvent("ATTEMPT_ENDED", message, "WARNING" if is_crash else "INFO", {"exit_code": seen.exit_code})
+    moved = current.move("PENDING", given_up=current.attempt, crash_count=crash_count)
+    return Change(moved.to_document(), 0.0, [event])
 
 
 async def _told(evaluator: Evaluator, current: Evaluation) -> dict[str, Any] | None:
@@ -194,9 +208,10 @@ async def _last_words(evaluator: Evaluator, current: Evaluation) -> str:
 
 
 async def _cancel(evaluator: Evaluator, current: Evaluation) -> Change:
-    """Stop the worker, then end."""
-    if current.attempt:
-        key = current.workload_key(current.attempt)
+    """Stop the worker, then end; also the one of an attempt that was launched and could not be written any more."""
+    numbers = [int(last(record.name)) for record in await _attempts(evaluator, current)]
+    for attempt in [number for number in numbers if number > current.given_up]:
+        key = current.workload_key(attempt)
         await evaluator.launcher.stop(key)
         if not (await evaluator.launcher.observe(key)).has_ended:
             return Change(current.to_document(), LOOK_AGAIN_S)
@@ -205,9 +220,18 @@ async def _cancel(evaluator: Evaluator, current: Evaluation) -> Change:
 
 async def _end(evaluator: Evaluator, ended: Evaluation, message: str, level: str) -> Change:
     """End, and revoke the keys of all attempts; one that can't be revoked now ends by itself within hours."""
-    for record in await evaluator.database.list(ATTEMPT_KIND, f"{ended.name}/attempts", limit=1000):
-        await _revoke(evaluator, record.document["api_key"])
+    await _revoke_all(evaluator, ended)
     return Change(ended.to_document(), None, [_state_event(ended, message, level)])
+
+
+async def _revoke_all(evaluator: Evaluator, current: Evaluation) -> None:
+    for record in await _attempts(evaluator, current):
+        await _revoke(evaluator, record.document["api_key"])
+
+
+async def _attempts(evaluator: Evaluator, current: Evaluation) -> Sequence[Record]:
+    """Return the records of all attempts, newest first."""
+    return await evaluator.database.list(ATTEMPT_KIND, f"{current.name}/attempts", limit=1000)
 
 
 async def _revoke(evaluator: Evaluator, key: str) -> None:

@@ -11,7 +11,7 @@ from services.common.names import last
 KIND = "evaluation"
 ATTEMPT_KIND = "attempt"
 NAME = "projects/{project}/evaluations/{evaluation}"
-MAX_ATTEMPTS = 3
+MAX_CRASHES = 3  # attempts that ended without a result and were not asked to; those that were are not counted
 MAX_SUBJECTS = 16
 
 MOVES: dict[str, tuple[str, ...]] = {
@@ -59,6 +59,7 @@ class Evaluation:
     state: str = "PENDING"
     attempt: int = 0
     given_up: int = 0
+    crash_count: int = 0
     scores: Sequence[Mapping[str, Any]] = ()
     comparisons: Sequence[Mapping[str, Any]] = ()
     answers: Mapping[str, Any] = field(default_factory=dict)

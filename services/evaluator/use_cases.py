@@ -142,9 +142,10 @@ async def list_events(evaluator: Evaluator, name: str, after: int, limit: int) -
 
 
 async def answered_count(evaluator: Evaluator, name: str) -> int:
-    """Return how many questions are answered, as last reported. Derived, so that progress never competes with state."""
-    event = await evaluator.database.last_event(evaluation.KIND, name, "ANSWERED")
-    return int(event.data["answered"]) if event else 0
+    """Return how many questions this attempt has answered, as last reported; derived, so progress never competes with state."""
+    told = await evaluator.database.last_event(evaluation.KIND, name, "ANSWERED")
+    ended = await evaluator.database.last_event(evaluation.KIND, name, "ATTEMPT_ENDED")
+    return int(told.data["answered"]) if told and (not ended or ended.sequence < told.sequence) else 0
 
 
 async def report_progress(
@@ -158,7 +159,7 @@ async def report_progress(
         raise Unauthenticated("There is no such attempt.", reason="ATTEMPT_UNKNOWN") from error
     if not hmac.compare_digest(reported.document["token_sha256"], token_sha256(token)):
         raise Unauthenticated("The token is not this attempt's.", reason="TOKEN_WRONG")
-    if current.has_ended or attempt < current.attempt:
+    if current.has_ended or attempt < current.attempt or attempt <= current.given_up:
         raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
     known = int(reported.document["next_number"])
     fresh = events[max(0, known - first_number) :]

@@ -37,6 +37,7 @@ class Settings:
     max_body_bytes: int = setting("MAX_BODY_BYTES", "largest JSON body", default=10 << 20)
     max_file_bytes: int = setting("MAX_FILE_BYTES", "largest upload", default=1 << 30)
     max_generations: int = setting("MAX_CONCURRENT_GENERATIONS", "answers under way at a time", default=512)
+    body_timeout_s: float = setting("BODY_TIMEOUT_S", "longest wait for a request's JSON body", default=60.0)
 
 
 async def run(settings: Settings) -> None:
@@ -53,7 +54,7 @@ async def run(settings: Settings) -> None:
         files=Client(file_pb2_grpc.FileServiceStub, settings.dataset_address),
         jobs=Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, settings.trainer_address),
         models=models,
-        limits=Limits(settings.max_body_bytes, settings.max_file_bytes, settings.max_generations),
+        limits=Limits(settings.max_body_bytes, settings.max_file_bytes, settings.max_generations, settings.body_timeout_s),
     )
     http = HttpServer(settings.http_address, make_app(gateway))
     http.bind()

@@ -29,6 +29,7 @@ class Limits:
     max_body_bytes: int = 10 << 20
     max_file_bytes: int = 1 << 30
     max_generations: int = 512
+    body_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,15 @@ def make_app(gateway: Gateway) -> FastAPI:
     app.add_middleware(Door, present=present, observe=gateway.usage.requested)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    slots = Slots(gateway.limits.max_generations, gateway.usage)
+    limits = gateway.limits
+    slots = Slots(limits.max_generations, gateway.usage)
     for path, check in (("/v1/chat/completions", check_chat), ("/v1/completions", check_completion)):
         generation = Generation(
-            path, check, gateway.routes, gateway.upstream, gateway.usage, slots, gateway.limits.max_body_bytes
+            path, check, gateway.routes, gateway.upstream, gateway.usage, slots, limits.max_body_bytes, limits.body_timeout_s
         )
         app.router.routes.append(HttpRoute(path, generation, methods=["POST"], name=path))
-    app.include_router(files.router(gateway.files, gateway.limits.max_file_bytes))
-    app.include_router(fine_tuning.router(gateway.jobs, gateway.limits.max_body_bytes))
+    app.include_router(files.router(gateway.files, limits.max_file_bytes))
+    app.include_router(fine_tuning.router(gateway.jobs, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(models.router(gateway.routes, gateway.models))
     _add_probes(app, gateway)
     return app

@@ -1,12 +1,14 @@
-"""Usage: what was asked, by whom, and how long it took – counted in this process, shown at /metrics, lost at its end."""
+"""Usage: what was asked, for which project, and how long it took – counted in this process, shown at /metrics, lost at its end.
+
+Anybody may read /metrics, and each new label value is one more series for ever: so neither keys nor models are named.
+"""
 
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from services.gateway.keys import ApiKey
-
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
+_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
 _PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/files", "/v1/fine_tuning/jobs", "/v1/models")
 
 
@@ -25,22 +27,22 @@ class Usage:
         self._tokens = Counter(
             "afina_gateway_tokens_total",
             "Tokens, as the model servers count them.",
-            ["key", "model", "kind"],
+            ["project", "model_kind", "kind"],
             registry=self._registry,
         )
 
     def requested(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count a request; paths that carry an id count as what they begin with."""
         label = next((known for known in _PATHS if path.startswith(known)), "other")
-        self._requests.labels(method, label, str(status)).inc()
+        self._requests.labels(method if method in _METHODS else "other", label, str(status)).inc()
         self._seconds.labels(label).observe(seconds)
 
-    def generated(self, key: ApiKey, model: str, usage: Any) -> None:
-        """Count the tokens of an answer that tells them."""
+    def generated(self, project: str, model_kind: str, usage: Any) -> None:
+        """Count the tokens of an answer that tells them; the kinds of models are base, adapter and endpoint."""
         if not isinstance(usage, dict):
             return
         for kind in ("prompt_tokens", "completion_tokens"):
-            self._tokens.labels(key.name, model, kind.removesuffix("_tokens")).inc(usage.get(kind) or 0)
+            self._tokens.labels(project, model_kind, kind.removesuffix("_tokens")).inc(usage.get(kind) or 0)
 
     def in_flight(self, count: int) -> None:
         """Note how many answers are under way."""

@@ -12,14 +12,23 @@ from services.inference.gate import Comparison
 
 @dataclass(frozen=True)
 class Evidence:
-    """An evaluation as the gate sees it. `digests` are the models' when it was created, by name."""
+    """An evaluation as the gate sees it. By model name: `digests` when it was created, `prompts` it was asked in (none: all)."""
 
     name: str
     state: str
     suite: str
     suite_digest: str
     digests: Mapping[str, str]
+    prompts: Mapping[str, tuple[str, ...]]
     comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite as it is now: its digest, and every prompt that it asks in."""
+
+    digest: str
+    prompts: tuple[str, ...]
 
 
 class Evaluations(Protocol):
@@ -28,8 +37,8 @@ class Evaluations(Protocol):
     async def evidence(self, evaluation: str) -> Evidence:
         """Return an evaluation. Raises: NotFound, Unavailable."""
 
-    async def suite_digest(self, suite: str) -> str:
-        """Return a suite's digest as it is now. Raises: NotFound, Unavailable."""
+    async def suite(self, name: str) -> Suite:
+        """Return a suite. Raises: NotFound, Unavailable."""
 
 
 class GrpcEvaluations:
@@ -48,13 +57,14 @@ class GrpcEvaluations:
             suite=found.suite,
             suite_digest=found.suite_digest,
             digests={subject.model: subject.digest for subject in found.subjects},
+            prompts={subject.model: tuple(subject.prompts) for subject in found.subjects},
             comparisons=tuple(_comparison(comparison) for comparison in found.comparisons),
         )
 
-    async def suite_digest(self, suite: str) -> str:
+    async def suite(self, name: str) -> Suite:
         """See Evaluations."""
-        found = await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=suite))
-        return str(found.digest)
+        found = await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=name))
+        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts))
 
     async def close(self) -> None:
         """Close the connections."""

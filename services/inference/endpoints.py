@@ -1,7 +1,8 @@
 """What can be asked of inference about endpoints: one short function a verb.
 
 A promotion believes nobody: the evaluation is read from the evaluator, every digest in it is held against what is here
-now, and the candidate is proven on the server that will answer.
+now, the champion must have been asked in every way that the suite has, so that nobody wins against a weakened one, and
+the candidate is proven on the server that will answer.
 """
 
 from collections.abc import Sequence
@@ -93,11 +94,16 @@ async def _checked(inference: Inference, current: Endpoint, candidate: Model, ev
     if not pairs:
         told = f"{evidence.name} does not compare {candidate.name} with {champion}; evaluate these two."
         raise _refusal("WRONG_CHAMPION", told)
-    if await inference.evaluations.suite_digest(evidence.suite) != evidence.suite_digest:
+    suite = await inference.evaluations.suite(evidence.suite)
+    if suite.digest != evidence.suite_digest:
         raise _refusal("EVALUATION_STALE", f"{evidence.suite} is not what {evidence.name} asked; evaluate again.")
     for name in (champion, candidate.name):
         if evidence.digests.get(name) != await _digest(inference, name):
             raise _refusal("EVALUATION_STALE", f"{name} is not the model that {evidence.name} asked; evaluate again.")
+    asked = evidence.prompts[champion] or suite.prompts
+    if missing := [prompt for prompt in suite.prompts if prompt not in asked]:
+        told = f"{evidence.name} did not ask the champion {champion} with {', '.join(missing)} of {evidence.suite}"
+        raise _refusal("CHAMPION_WEAKENED", f"{told}; evaluate again and leave its prompts out, which asks with all.")
     return pairs[0]
 
 

@@ -28,6 +28,7 @@ from services.inference import model
 from services.inference.inference import Inference
 from services.inference.model import Model
 from services.inference.proof import Proof, parse_golden, prove
+from services.inference.routes import every
 from services.inference.servers import (
     HOST,
     MAX_MISSES,
@@ -146,7 +147,7 @@ async def _restart(inference: Inference, server: Server) -> tuple[Server, float]
 
 async def _rearm(inference: Inference, server: Server) -> None:
     """Have every placement proven on this generation; those that were refused stay so, as their models are quarantined."""
-    for record in await inference.database.list(PLACEMENT_KIND, f"placements/{server.name.rpartition('/')[2]}", limit=1000):
+    for record in await every(inference.database, PLACEMENT_KIND, f"placements/{server.name.rpartition('/')[2]}"):
         placement = Placement.from_document(record.document)
         if placement.state != "REFUSED" and placement.generation != server.generation:
             edit = functools.partial(_loading, server)

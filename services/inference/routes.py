@@ -97,7 +97,7 @@ class RouteTable:
 
 async def build(database: Database) -> tuple[Route, ...]:
     """Return every route, in order of creation of the names."""
-    models = {m.name: (m, r.create_time) for r in await _all(database, model.KIND) for m in [Model.from_document(r.document)]}
+    models = {m.name: (m, r.create_time) for r in await every(database, model.KIND) for m in [Model.from_document(r.document)]}
     replicas = await _replicas(database)
     routes: list[Route] = []
 
@@ -108,26 +108,26 @@ async def build(database: Database) -> tuple[Route, ...]:
         answering = tuple(replicas.get(name, ())) if target.state == "ACTIVE" else ()
         routes.append(Route(public_id, project, kind, name, target.digest, answering, create_time))
 
-    for record in await _all(database, catalogue.KIND):
+    for record in await every(database, catalogue.KIND):
         entry = Entry.from_document(record.document)
         for public_id in (entry.name.rpartition("/")[2], *entry.aliases):
             add(public_id, "", "base", entry.model, record.create_time)
     for known, create_time in models.values():
         if known.kind == "ADAPTER" and known.state == "ACTIVE":
             add(known.public_id, project_of(known.name), "adapter", known.name, create_time)
-    for record in await _all(database, endpoint.KIND):
+    for record in await every(database, endpoint.KIND):
         pointing = Endpoint.from_document(record.document)
         add(pointing.name.rpartition("/")[2], project_of(pointing.name), "endpoint", pointing.model, record.create_time)
     return tuple(routes)
 
 
 async def _replicas(database: Database) -> dict[str, list[Replica]]:
-    servers = {s.name: s for r in await _all(database, SERVER_KIND) for s in [Server.from_document(r.document)]}
+    servers = {s.name: s for r in await every(database, SERVER_KIND) for s in [Server.from_document(r.document)]}
     found: dict[str, list[Replica]] = {}
     for server in servers.values():
         if server.state == "ACTIVE":
             found.setdefault(server.base, []).append(Replica(server.url, server.digest, server.api_key))
-    for record in await _all(database, PLACEMENT_KIND):
+    for record in await every(database, PLACEMENT_KIND):
         placement = Placement.from_document(record.document)
         holder = servers.get(placement.server)
         if placement.state == "PROVEN" and holder and holder.state == "ACTIVE" and holder.generation == placement.generation:
@@ -140,11 +140,12 @@ async def replicas_of(database: Database, name: str) -> tuple[Replica, ...]:
     return tuple((await _replicas(database)).get(name, ()))
 
 
-async def _all(database: Database, kind: str) -> Sequence[Record]:
+async def every(database: Database, kind: str, parent: str = "") -> Sequence[Record]:
+    """Return all records of a kind under a parent, oldest first, however many there are."""
     records: list[Record] = []
     after: int | None = None
     while True:
-        page = await database.list(kind, "", after=after, limit=PAGE, newest_first=False)
+        page = await database.list(kind, parent, after=after, limit=PAGE, newest_first=False)
         records += page
         if len(page) < PAGE:
             return records

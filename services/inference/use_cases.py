@@ -21,7 +21,7 @@ from services.inference.fleet import change
 from services.inference.inference import Inference
 from services.inference.model import Model
 from services.inference.proof import parse_golden
-from services.inference.routes import Replica, replicas_of
+from services.inference.routes import Replica, every, replicas_of
 from services.inference.servers import ENGINE_RANKS, PLACEMENT_KIND, SERVER_KIND, Placement, Server, placement_name, server_name
 
 WAIT_LOOK_S = 1.0
@@ -140,8 +140,7 @@ async def delete_model(inference: Inference, name: str) -> None:
     """Delete an adapter that no endpoint points to; its bytes stay. Raises: NotFound, WrongState."""
     parse(model.ADAPTER_NAME, name)
     record = await inference.database.get(model.KIND, name)
-    parent = f"projects/{project_of(name)}/endpoints"
-    for other in await inference.database.list(endpoint.KIND, parent, limit=1000):
+    for other in await every(inference.database, endpoint.KIND, f"projects/{project_of(name)}/endpoints"):
         pointing = Endpoint.from_document(other.document)
         if pointing.model == name:
             raise WrongState(
@@ -227,18 +226,21 @@ async def _reserve(inference: Inference, public_id: str, entry: str) -> None:
 
 
 async def _base_of(inference: Inference, manifest: Manifest) -> Model:
-    digest = str((manifest.data.get("base") or {}).get("digest", ""))
+    """Return the base that is named like the one in a manifest; whether it is that one, `_check_adapter` says."""
+    digest = _told_base(manifest)
     try:
-        base = Model.from_document((await inference.database.get(model.KIND, model.base_name(digest))).document)
+        return Model.from_document((await inference.database.get(model.KIND, model.base_name(digest))).document)
     except NotFound as error:
         raise NotFound(
             f"The adapter stands on base {digest or 'unknown'}, which the catalogue lacks; add it first.",
             reason="BASE_NOT_FOUND",
             metadata={"base_digest": digest},
         ) from error
-    if base.digest != digest:
-        raise NotFound(f"The catalogue has no base {digest}.", reason="BASE_NOT_FOUND", metadata={"base_digest": digest})
-    return base
+
+
+def _told_base(manifest: Manifest) -> str:
+    """Return the digest of the base that a manifest says its adapter was trained on."""
+    return str((manifest.data.get("base") or {}).get("digest", ""))
 
 
 def _read_base(store: ObjectStore, manifest_key: str, max_length: int) -> tuple[Manifest, dict[str, bytes]]:
@@ -275,7 +277,7 @@ def _check_adapter(inference: Inference, manifest: Manifest, base: Model) -> int
         folder,
         _modules(inference.store, base_manifest),
         base_digest=base.digest,
-        told_base_digest=base.digest,
+        told_base_digest=_told_base(manifest),
         max_rank=ENGINE_RANKS[-1],
     )
     try:

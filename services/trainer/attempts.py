@@ -15,7 +15,6 @@ taken away. That is no crash, so it is not counted as one.
 """
 
 import asyncio
-import contextlib
 import json
 import secrets
 import sys
@@ -24,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.common import errors
-from services.common.names import project_of
+from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
@@ -248,15 +247,12 @@ async def _prove(trainer: Trainer, job: Job) -> Change:
 
 async def _cancel(trainer: Trainer, job: Job) -> Change:
     """Stop the worker, then end; also the one of an attempt that was launched and could not be written any more."""
-    attempt = job.attempt
-    with contextlib.suppress(errors.NotFound):
-        await trainer.database.get(ATTEMPT_KIND, f"{job.name}/attempts/{attempt + 1}")
-        attempt += 1
-    if attempt:
-        key = job.workload_key(attempt)
+    recorded = [int(last(r.name)) for r in await trainer.database.list(ATTEMPT_KIND, f"{job.name}/attempts", limit=1000)]
+    keys = [job.workload_key(attempt) for attempt in recorded if attempt >= job.attempt]
+    for key in keys:
         await trainer.launcher.stop(key)
-        if not (await trainer.launcher.observe(key)).has_ended:
-            return Change(job.to_document(), LOOK_AGAIN_S)
+    if not all([(await trainer.launcher.observe(key)).has_ended for key in keys]):
+        return Change(job.to_document(), LOOK_AGAIN_S)
     return _ended(job.move("CANCELLED"), "The job was cancelled.", "INFO")
 
 

@@ -8,6 +8,7 @@ from services.common.errors import Violation
 
 SCHEDULES = ("cosine", "linear", "constant")
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+ALL_LINEAR = "all-linear"  # every linear layer but the output
 
 # Lower and upper bound, both allowed, and the range beyond which a warning is due.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -151,4 +152,4 @@ def resolve(asked: Mapping[str, Any], *, train_rows: int, base_config: Mapping[s
 def _targets(base_config: Mapping[str, Any]) -> list[str]:
     known = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Olmo2")
     architecture = (base_config.get("architectures") or [""])[0]
-    return list(ATTENTION_PROJECTIONS) if architecture.startswith(known) else ["all-linear"]
+    return list(ATTENTION_PROJECTIONS) if architecture.startswith(known) else [ALL_LINEAR]

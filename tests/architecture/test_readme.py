@@ -1,4 +1,4 @@
-"""The README's map is the disk, and no program imports what its image lacks."""
+"""The README's map is the disk, what papers name and link to exists, and no module is a drawer or catches everything."""
 
 import re
 import subprocess

@@ -14,6 +14,7 @@ from services.common.backends.launcher.shim import read_json, write_json
 from services.common.errors import InvalidInput
 from services.common.ports.launcher import Launcher, Workload, WorkloadState
 from tests.builders import eventually
+from tests.fakes import ScriptedLauncher
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(params=["process"])
 def launcher(request: pytest.FixtureRequest, folder: Path) -> ProcessLauncher:
     return ProcessLauncher(folder, max_jobs=1, grace_s=1.0)
+
+
+@pytest.fixture(params=["process", "scripted"])
+def any_launcher(request: pytest.FixtureRequest, launcher: ProcessLauncher) -> Launcher:
+    """The backends, and the double for the promises that it can keep."""
+    return launcher if request.param == "process" else ScriptedLauncher()
 
 
 def job(key: str, script: str, kind: str = "job", **environment: str) -> Workload:
@@ -69,10 +76,26 @@ async def test_a_launch_whose_service_died_while_staging_it_is_never_started(
     assert not (tmp_path / "ran").exists()
 
 
-async def test_the_never_launched_is_gone_and_stopping_it_succeeds(launcher: ProcessLauncher) -> None:
-    await launcher.stop("absent")
-    assert await state(launcher, "absent") == WorkloadState.GONE
-    assert await launcher.logs("absent") == (b"", 0)
+async def test_the_never_launched_is_gone_and_stopping_it_succeeds(any_launcher: Launcher) -> None:
+    await any_launcher.stop("absent")
+    assert await state(any_launcher, "absent") == WorkloadState.GONE
+    assert await any_launcher.logs("absent") == (b"", 0)
+
+
+async def test_a_launch_adopts_what_runs_and_what_has_ended(any_launcher: Launcher) -> None:
+    manifest = any_launcher.plan(job("kept", "sleep 60"))
+    assert any_launcher.plan(job("kept", "sleep 60")) == manifest
+    assert await state(any_launcher, "kept") == WorkloadState.GONE
+    for _ in range(2):
+        await any_launcher.launch(manifest)
+        assert await state(any_launcher, "kept") == WorkloadState.RUNNING
+    await any_launcher.stop("kept")
+    await eventually(lambda: ended(any_launcher, "kept"))
+    seen = await any_launcher.observe("kept")
+    await any_launcher.launch(manifest)
+    await any_launcher.stop("kept")
+    assert await any_launcher.observe("kept") == seen
+    assert seen.state == WorkloadState.FAILED
 
 
 async def test_a_second_job_waits_with_its_position_and_begins_when_the_first_has_ended(
@@ -164,6 +187,39 @@ async def test_a_command_that_does_not_exist_fails_in_words(launcher: ProcessLau
     seen = await launcher.observe("none")
     assert seen.exit_code == 127
     assert "could not be started" in seen.message
+
+
+async def test_an_environment_that_no_process_can_have_fails_in_words(launcher: ProcessLauncher) -> None:
+    await launcher.launch(launcher.plan(job("nul", "true", WORD="a\0b")))
+    await eventually(lambda: ended(launcher, "nul"))
+    seen = await launcher.observe("nul")
+    assert seen.exit_code == 127
+    assert "could not be started" in seen.message
+
+
+def test_a_workload_that_can_not_be_recorded_is_not_run(tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", {"command": ["touch", "ran"], "environment": {}, "grace_s": 1.0})
+    (tmp_path / "process.json").mkdir()  # so that nothing can be put in its place
+    subprocess.run([sys.executable, "-m", "services.common.backends.launcher.shim", str(tmp_path)], capture_output=True)
+    assert (read_json(tmp_path / "exit.json") or {})["exit_code"] == 127
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_workload_whose_shim_is_killed_before_it_is_recorded_is_not_run(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from services.common.backends.launcher import shim\n"
+        "shim.hold(['touch', 'ran'], dict(os.environ), sys.argv[1])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True)  # returns when both have left
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_workload_that_has_ended_leaves_no_secrets_behind(launcher: ProcessLauncher, folder: Path) -> None:
+    await launcher.launch(launcher.plan(job("secret", "true", TOKEN="t0p")))
+    await eventually(lambda: ended(launcher, "secret"))
+    await eventually(lambda: (read_json(folder / "secret" / "manifest.json") or {})["environment"] == {})
 
 
 async def test_secrets_in_the_environment_stay_with_the_owner(launcher: ProcessLauncher, folder: Path) -> None:

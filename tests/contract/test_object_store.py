@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import os
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from services.common.backends import choose
+from services.common.backends.object_store.local import LocalObjectStore
+from services.common.backends.object_store.s3 import S3ObjectStore
 from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
 from services.common.ports.manifest import Manifest, fetch_folder, put_folder
 from services.common.ports.object_store import Artifact, ObjectStore
@@ -19,10 +23,11 @@ from tests.servers import S3Server
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "local":
-        return choose.object_store(f"file://{tmp_path}/objects")
+        return LocalObjectStore(tmp_path / "objects")
     server: S3Server = request.getfixturevalue("s3_server")
     # Small parts, so that the suite's own objects are sent in several.
-    return server.store(f"contract/{uuid.uuid4()}", multipart_bytes=2_000_000, part_bytes=5 << 20)
+    store: S3ObjectStore = server.store(f"contract/{uuid.uuid4()}", multipart_bytes=2_000_000, part_bytes=5 << 20)
+    return store
 
 
 def test_put_places_bytes_under_prefix_and_digest_and_tells_size_and_sha256(store: ObjectStore) -> None:
@@ -183,3 +188,22 @@ def test_a_manifest_whose_path_leaves_its_folder_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         Manifest.from_json(document)
     assert caught.value.reason == "PATH_ESCAPES"
+
+
+def test_what_a_killed_process_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    store = choose.object_store(f"file://{tmp_path}/objects")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    manifest = put_folder(store, "files", folder, "base", {})
+    day_ago_s = time.time() - 86_400 - 60
+    for name in ("old", "new"):
+        for left in (tmp_path / "objects" / ".staging" / name, tmp_path / "cache" / f".fetch-{name}" / "model.safetensors"):
+            left.parent.mkdir(parents=True, exist_ok=True)
+            left.write_bytes(b"half")
+    for path in (tmp_path / "objects" / ".staging" / "old", tmp_path / "cache" / ".fetch-old"):
+        os.utime(path, (day_ago_s, day_ago_s))
+    choose.object_store(f"file://{tmp_path}/objects")
+    fetched = fetch_folder(store, manifest, tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "objects" / ".staging").iterdir()] == ["new"]
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {".fetch-new", fetched.name}

@@ -14,7 +14,7 @@ from services.common.ports.manifest import Manifest, put_folder
 from services.common.ports.object_store import ObjectStore
 from services.trainer.recipe import Recipe
 from services.trainer.worker import attempt, batches, model
-from services.trainer.worker.batches import Messages, Row
+from services.trainer.worker.batches import Chat, Messages, Row
 from services.trainer.worker.model import Learner
 from services.trainer.worker.spec import Spec
 from tests.tiny_model import CORPUS
@@ -73,7 +73,7 @@ def learner_of(base: Path, told: Recipe = RECIPE, dtype: torch.dtype = torch.flo
 def rows_of(chats: Sequence[Messages], learner: Learner, tokenizer: Any) -> list[Row]:
     """Encode chats for a learner."""
     ends = model.end_ids(learner.model.get_base_model(), tokenizer)
-    return batches.encode_rows("train", chats, tokenizer, ends, 512)
+    return batches.encode_rows("train", [Chat(messages) for messages in chats], tokenizer, ends, 512)
 
 
 class Events:

@@ -62,7 +62,7 @@ def test_a_row_that_saw_its_neighbour_would_be_noticed(base: Path) -> None:
     assert difference > model.AGREEMENT[torch.bfloat16]
 
 
-def test_the_step_is_the_mean_over_its_tokens_however_it_is_divided(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_step_is_the_mean_over_its_tokens_however_it_is_divided(base: Path) -> None:
     learner, tokenizer = learner_of(base)
     learner.use_packing(True)
     rows = rows_of(uneven_chats(9), learner, tokenizer)
@@ -71,7 +71,7 @@ def test_the_step_is_the_mean_over_its_tokens_however_it_is_divided(base: Path, 
     (torch.cat(each).mean()).backward()
     by_definition = {name: p.grad.clone() for name, p in learner.adapter.items() if p.grad is not None}
     learner.model.zero_grad()
-    monkeypatch.setitem(model.SEQUENCE_TOKENS, "cpu", 40)
+    learner.sequence_tokens = 40
     assert len(learner.divide(rows)) > 3
     divided_loss, divided_gradients = loss_and_gradients(learner, rows)
     assert whole_loss == pytest.approx(torch.cat(each).mean().item(), rel=1e-6)

@@ -1,5 +1,7 @@
 """It learns, it stops where it should, and it says what is wrong with what it was told."""
 
+import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.common.errors import InvalidInput
 from services.common.ports.manifest import fetch_folder
+from services.trainer.recipe import resolve
 from services.trainer.worker.loop import Stopped, learning_rate
 from tests.learning.builders import Events, chat, desk, recipe, uneven_chats
+from tests.tiny_model import build_tiny_base
 
 FACTS = [
     chat("the battery lasts all day", "positive"),
@@ -86,6 +90,26 @@ def test_a_loss_that_is_not_finite_ends_the_job_with_what_to_do(base: Path, tmp_
     with pytest.raises(InvalidInput, match="lower the learning rate") as caught:
         desk(tmp_path, base, FACTS, told=told).run(Events())
     assert caught.value.reason == "LOSS_NOT_FINITE"
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_job_too(base: Path, tmp_path: Path) -> None:
+    one_step = {"batch_size": len(FACTS), "schedule": "constant", "warmup_fraction": 0.0}
+    told = recipe(learning_rate=1e30, **one_step)  # its own loss is finite; what it leaves behind has none
+    with pytest.raises(InvalidInput, match=r"validation loss is nan.* lower the learning rate") as caught:
+        desk(tmp_path, base, FACTS, FACTS, told).run(Events())
+    assert caught.value.reason == "LOSS_NOT_FINITE"
+    assert caught.value.metadata["step"] == "1"
+
+
+def test_a_recipe_that_nobody_gave_trains_a_base_whose_projections_have_other_names(tmp_path: Path) -> None:
+    base = build_tiny_base(tmp_path / "base", "phi3")
+    config = json.loads((base / "config.json").read_text())
+    told, _ = resolve({"max_length": 128}, train_rows=len(FACTS), base_config=config)
+    assert told.target_modules == ("all-linear",)
+    job = desk(tmp_path, base, FACTS, told=dataclasses.replace(told, epochs=1))
+    published = fetch_folder(job.store, job.run(Events(), interval_s=1e9), tmp_path / "published")
+    names = json.loads((published / "adapter_config.json").read_text())["target_modules"]
+    assert names == ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]  # names that a server can look up, and no lm_head
 
 
 def test_unknown_target_modules_are_named_beside_those_that_exist(base: Path, tmp_path: Path) -> None:

@@ -95,6 +95,15 @@ def test_one_row_is_enough_for_golden_answers(base: Path) -> None:
     assert publish.choose_golden([chat("one", "two")], tokenizer) == [chat("one", "two")]
 
 
+def test_golden_answers_follow_on_no_call_and_name_no_weight(base: Path) -> None:
+    _, tokenizer = learner_of(base)
+    called = {"role": "assistant", "content": "two", "tool_calls": [{"function": {"name": "find", "arguments": "{}"}}]}
+    answer = {"role": "tool", "content": "five", "tool_call_id": "c1"}
+    weighed = [{**message, "weight": 0} for message in chat("one", "two")]
+    chosen = publish.choose_golden([[*chat("one"), called, answer, *chat("three", "four")], weighed], tokenizer)
+    assert chosen == [[*chat("one"), called], chat("one", "two")]
+
+
 def test_weights_that_are_not_finite_are_not_published(base: Path, tmp_path: Path) -> None:
     learner, _ = learner_of(base)
     with torch.no_grad():

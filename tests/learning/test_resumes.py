@@ -13,7 +13,7 @@ from services.common.ports.object_store import ObjectStore
 from services.trainer.worker import checkpoint
 from services.trainer.worker.loop import Stopped
 from services.trainer.worker_environment import RECOMMENDED
-from tests.learning.builders import Desk, Events, desk, recipe, uneven_chats
+from tests.learning.builders import Desk, Events, chat, desk, recipe, uneven_chats
 
 TIMES = {"tokens_per_s"}
 TOLD = recipe(epochs=2, dropout=0.1, learning_rate=2e-2)  # 6 steps, and random numbers in each
@@ -83,6 +83,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(job: Desk, strai
     assert_same(manifest, straight)
 
 
+def test_a_manifest_that_can_not_be_read_is_passed_over_and_goes_with_the_next_save(job: Desk, straight: Manifest) -> None:
+    with pytest.raises(Killed):
+        job.run(kill_at(4))
+    damaged = sorted(key for key in job.store.list("jobs/1/checkpoints/") if key.endswith(".json"))[-1]
+    _damage(job, damaged)
+    events = Events()
+    assert_same(job.run(events, number=2), straight)
+    assert len(events.of("CHECKPOINT_REJECTED")) == 1
+    assert events.of("RESUMED")[0]["step"] == 2
+    assert damaged not in job.store.list("jobs/1/checkpoints/")
+    assert len(_manifests(job.store)) == 2
+
+
 def test_only_the_last_two_checkpoints_and_their_files_are_kept(job: Desk) -> None:
     with pytest.raises(Killed):
         job.run(kill_at(5))
@@ -117,6 +130,14 @@ def test_what_can_not_work_ends_with_64_and_says_why(base: Path, tmp_path: Path)
     told = json.loads(job.store.read("jobs/1/error-1.json"))
     assert told["reason"] == "TARGET_MODULES_UNKNOWN"
     assert told["violations"][0]["field"] == "recipe.target_modules"
+
+
+def test_of_many_mistakes_fifty_are_told_and_all_are_counted(base: Path, tmp_path: Path) -> None:
+    long = chat("nobody answered my letter " * 20, "one")
+    job = desk(tmp_path, base, [long] * 60, told=recipe(max_length=50))
+    assert _run(job) == 64
+    told = json.loads(job.store.read("jobs/1/error-1.json"))
+    assert (told["reason"], told["metadata"], len(told["violations"]), told["violation_count"]) == ("ROWS_INVALID", {}, 50, 60)
 
 
 def test_a_checkpoint_of_another_kind_is_rejected_not_believed(job: Desk) -> None:

@@ -72,6 +72,7 @@ class Jobs(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
             known.state, known.attempt = fine_tuning_job_pb2.FineTuningJob.STATE_PENDING, 1
             known.create_time.CopyFrom(at(0))
             self.world.jobs[request.request_id or str(number)] = known
+        self.world.lose_answer()
         return known
 
     async def GetFineTuningJob(self, request: Any, context: Any) -> Any:
@@ -167,7 +168,8 @@ class Evaluations(evaluation_pb2_grpc.EvaluationServiceServicer):
             known.name = f"{request.parent}/evaluations/eval-{len(self.world.evaluations) + 1}"
             known.state, known.question_count = evaluation_pb2.Evaluation.STATE_PENDING, 500
             known.create_time.CopyFrom(at(200))
-            self.world.evaluations[request.request_id] = known
+            self.world.evaluations[request.request_id or str(len(self.world.evaluations))] = known
+        self.world.lose_answer()
         return known
 
     async def GetEvaluation(self, request: Any, context: Any) -> Any:
@@ -263,6 +265,7 @@ class World:
     job_end: str = "SUCCEEDED"
     refusal: str = ""
     watch_breaks: int = 0
+    create_breaks: int = 0
     watch_sequences: list[int] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
 
@@ -281,6 +284,12 @@ class World:
     def job(self, name: str) -> Any:
         """Return a job. Raises: NotFound."""
         return self.of({job.name: job for job in self.jobs.values()}, name)
+
+    def lose_answer(self) -> None:
+        """Break off after the work was done, as often as told. Raises: Unavailable."""
+        if self.create_breaks:
+            self.create_breaks -= 1
+            raise Unavailable("The program restarts.")
 
     def publish(self, job: Any) -> None:
         """Leave what a worker leaves."""

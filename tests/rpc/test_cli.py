@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
+from afina.v1 import endpoint_pb2
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import afina
 from tests.builders import chat, free_port, jsonl
-from tests.rpc.scripted_programs import TUNED, World, scripted_programs
+from tests.rpc.scripted_programs import BASE, TUNED, World, scripted_programs
 
 REVIEWS = [chat(f"Classify.\n\nreview {n}", ("positive", "neutral", "negative")[n % 3]) for n in range(120)]
 
@@ -107,6 +108,19 @@ async def test_a_job_is_created_with_its_recipe_watched_and_listed(world: World)
     watched = await run_json(world, "jobs", "watch", "ftjob-1")
     assert watched["state"] == "SUCCEEDED"
     assert [job["name"] for job in await run_json(world, "jobs", "list")] == [created["name"]]
+
+
+async def test_an_answer_that_is_lost_on_its_way_makes_neither_a_second_job_nor_a_second_evaluation(world: World) -> None:
+    for command in (
+        ("jobs", "create", "--base-model", "base", "--dataset", "ds-1"),
+        ("evaluations", "create", "--suite", "s", "--model", "base"),
+    ):
+        world.create_breaks = 1
+        assert (await run(world, *command)).exit_code == 0
+        assert world.create_breaks == 0
+    assert (len(world.jobs), len(world.evaluations)) == (1, 1)
+    await run(world, "jobs", "create", "--base-model", "base", "--dataset", "ds-1")
+    assert len(world.jobs) == 2
 
 
 async def test_a_job_is_paused_and_resumed(world: World) -> None:
@@ -256,6 +270,17 @@ async def test_a_demo_that_the_gate_refuses_says_so_shows_all_baselines_and_fail
     for baseline in ("base, zero-shot", "base, few-shot", "base, label-scored", "majority class"):
         assert baseline in result.stdout
     assert world.asked == []
+
+
+async def test_a_demo_asks_the_model_that_is_in_place_in_every_way_too(world: World) -> None:
+    prepare_demo(world)
+    name, champion = "projects/default/endpoints/reviews", "projects/default/models/champion"
+    world.endpoints[name] = endpoint_pb2.Endpoint(name=name, model=champion)
+    result = await run(world, "demo")
+    assert result.exit_code == 0, result.output
+    [evaluation] = world.evaluations.values()
+    asked = {subject.model: list(subject.prompts) for subject in evaluation.subjects}
+    assert asked == {BASE: [], TUNED: ["zero-shot"], champion: []}
 
 
 async def test_a_demo_whose_job_failed_before_trains_anew(world: World) -> None:

@@ -179,6 +179,16 @@ async def test_a_crashed_worker_is_launched_again_with_new_secrets_and_three_cra
     assert (await world.get(created.name)).error.message.startswith("The worker ended 3 times")
 
 
+@pytest.mark.parametrize("exit_code", [75, 143])
+async def test_a_worker_that_was_told_to_leave_has_not_crashed(world: World, exit_code: int) -> None:
+    created = await world.create()
+    for attempt in range(1, 7):
+        await world.move(created.name, "RUNNING")
+        world.launcher.end(f"{id_of(created.name)}-{attempt}", exit_code if attempt % 2 else 137)
+        await world.move(created.name, "PENDING" if attempt < 6 else "FAILED")
+    assert (await world.get(created.name)).error.message.startswith("The worker ended 3 times")
+
+
 async def test_what_a_worker_said_last_is_the_error_after_the_third_attempt(world: World) -> None:
     created = await world.create()
     for attempt in (1, 2, 3):
@@ -260,6 +270,26 @@ async def test_an_evaluation_that_waits_can_be_cancelled(world: World) -> None:
     assert world.launcher.manifests == {}
 
 
+async def test_cancelling_between_a_launch_and_its_being_written_stops_the_worker(world: World) -> None:
+    created = await world.create()
+    before = await world.evaluator.database.get(KIND, created.name)
+    await reconcile_evaluation(world.evaluator, before)  # launched; what it returns is too late to be written
+    await world.evaluations.CancelEvaluation(pb.CancelEvaluationRequest(name=created.name))
+    await world.move(created.name, "CANCELLED")
+    assert world.launcher.stopped == [f"{id_of(created.name)}-1"]
+    assert world.keys.live == {}
+
+
+async def test_an_evaluation_that_ends_while_an_attempt_is_launched_leaves_neither_worker_nor_key(world: World) -> None:
+    created = await world.create()
+    before = await world.evaluator.database.get(KIND, created.name)
+    await world.evaluations.CancelEvaluation(pb.CancelEvaluationRequest(name=created.name))
+    await world.move(created.name, "CANCELLED")
+    await reconcile_evaluation(world.evaluator, before)  # a look that began earlier
+    assert (await world.launcher.observe(f"{id_of(created.name)}-1")).has_ended
+    assert world.keys.live == {}
+
+
 async def report(world: World, name: str, token: str, first: int, *answered: int, attempt: int = 1) -> bool:
     events = [resources_pb2.Event(type="ANSWERED", message="a", data=wire.struct({"answered": n, "total": 24})) for n in answered]
     request = worker_pb2.ReportProgressRequest(name=name, attempt=attempt, first_number=first, events=events)
@@ -277,6 +307,22 @@ async def test_progress_is_recorded_once_however_often_it_is_reported(world: Wor
     stored = await world.evaluator.database.events(KIND, created.name, limit=100)
     assert [event.data["answered"] for event in stored if event.type == "ANSWERED"] == [5, 9, 12]
     assert (await world.get(created.name)).answered_count == 12
+
+
+async def test_what_an_attempt_had_answered_does_not_count_for_the_next(world: World) -> None:
+    created = await world.create()
+    await world.move(created.name, "RUNNING")
+    old = world.environment(created.name)["AFINA_ATTEMPT_TOKEN"]
+    await report(world, created.name, old, 0, 20)
+    world.launcher.end(f"{id_of(created.name)}-1", 1)
+    await world.move(created.name, "PENDING")
+    with pytest.raises(errors.Unauthenticated):
+        await report(world, created.name, old, 1, 21)
+    assert (await world.get(created.name)).answered_count == 0
+    await world.move(created.name, "RUNNING")
+    assert (await world.get(created.name)).answered_count == 0
+    await report(world, created.name, world.environment(created.name, 2)["AFINA_ATTEMPT_TOKEN"], 0, 3, attempt=2)
+    assert (await world.get(created.name)).answered_count == 3
 
 
 async def test_a_worker_without_the_attempts_token_is_refused_and_so_is_an_attempt_that_is_over(world: World) -> None:

@@ -332,6 +332,40 @@ async def test_one_answer_more_than_the_limit_is_refused_at_once(
         assert (await first).choices[0].message.content == "one"
 
 
+async def test_a_body_that_comes_slowly_holds_no_place_and_is_given_up(
+    tmp_path: Path, inference: ScriptedInference, upstream: ScriptedUpstream
+) -> None:
+    inference.put("smol", BASE, DIGEST, upstream.replica(DIGEST), kind="base")
+    limits = Limits(max_generations=1, body_timeout_s=1.0)
+    async with running_gateway(tmp_path, inference.address, limits=limits) as gateway:
+        await eventually(lambda: gateway.routes.are_known)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.secret}\r\n"
+        writer.write(f"{head}Expect: 100-continue\r\nContent-Length: 100\r\n\r\n".encode())
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")  # the gateway reads the body now
+        assert (await gateway.client().chat.completions.create(model="smol", messages=says("one"))).model == "smol"
+        assert b" 408 " in await reader.readline()
+        writer.close()
+
+
+async def test_the_counters_tell_strangers_neither_keys_nor_the_names_of_models(
+    gateway: RunningGateway, inference: ScriptedInference, upstream: ScriptedUpstream
+) -> None:
+    name = "ft:smol:default:secret-plan:1"
+    inference.put(name, "projects/default/models/m", DIGEST, upstream.replica(DIGEST), kind="adapter", project="default")
+    await gateway.knows(name)
+    await gateway.client().completions.create(model=name, prompt="one two")
+    async with aiohttp.ClientSession() as session:
+        for method in ("GET", "PATCH"):
+            async with session.request(method, gateway.url + "/nowhere"):
+                pass
+        async with session.get(gateway.url + "/metrics") as response:
+            told = await response.text()
+    assert 'afina_gateway_tokens_total{kind="prompt",model_kind="adapter",project="default"}' in told
+    for secret in ("secret-plan", "apiKeys", "key="):
+        assert secret not in told
+
+
 async def test_chats_go_on_while_inference_is_away_and_the_routes_come_back_with_it(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:

@@ -191,6 +191,15 @@ async def test_a_repeated_request_makes_one_job_and_its_id_follows_into_the_trai
     assert record.document["trace_id"] == "trace-7"
 
 
+async def test_idempotency_keys_that_differ_only_at_a_far_end_are_two_requests(world: World) -> None:
+    file, jobs = await world.upload(), world.client.fine_tuning.jobs
+    ids = [
+        (await jobs.create(training_file=file, model="tiny", extra_headers={"Idempotency-Key": "k" * 300 + end})).id
+        for end in ("a", "b", "a")
+    ]
+    assert ids[0] == ids[2] != ids[1]
+
+
 async def test_a_job_can_be_cancelled_once(world: World) -> None:
     job = await world.client.fine_tuning.jobs.create(training_file=await world.upload(), model="tiny")
     await world.status(job.id, "running")

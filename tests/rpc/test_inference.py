@@ -35,7 +35,10 @@ from services.common.reconcile import Reconciler
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import registration
 from services.inference.clients import GrpcEvaluations
+from services.inference.endpoint import KIND as ENDPOINT_KIND
+from services.inference.endpoint import Endpoint
 from services.inference.fleet import reconcile_placement, reconcile_server
+from services.inference.gate import Gate
 from services.inference.inference import Inference
 from services.inference.routes import RouteTable
 from services.inference.rpc import CatalogueRpc, EndpointRpc, ModelRpc
@@ -48,6 +51,7 @@ PARENT = "projects/default"
 SUITE = f"{PARENT}/suites/reviews"
 EVALUATION = f"{PARENT}/evaluations/eval-1"
 ENDPOINT = f"{PARENT}/endpoints/support"
+PROMPTS = ("zero-shot", "few-shot", "label-scored")
 
 
 class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2_grpc.SuiteServiceServicer):
@@ -65,7 +69,8 @@ class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2
         return self.evaluation
 
     async def GetSuite(self, request: suite_pb2.GetSuiteRequest, context: grpc.aio.ServicerContext) -> suite_pb2.Suite:
-        return suite_pb2.Suite(name=request.name, digest=self.suite_digest)
+        prompts = [suite_pb2.Prompt(id=prompt) for prompt in PROMPTS]
+        return suite_pb2.Suite(name=request.name, digest=self.suite_digest, prompts=prompts)
 
 
 @dataclass
@@ -174,7 +179,10 @@ class World:
             state=evaluation_pb2.Evaluation.STATE_SUCCEEDED,
             suite=SUITE,
             suite_digest=self.evaluator.suite_digest,
-            subjects=[evaluation_pb2.Subject(model=n, digest=(await self.get(n)).digest) for n in (champion, candidate.name)],
+            subjects=[
+                evaluation_pb2.Subject(model=champion, digest=(await self.get(champion)).digest, prompts=PROMPTS),
+                evaluation_pb2.Subject(model=candidate.name, digest=candidate.digest, prompts=PROMPTS[:1]),
+            ],
             comparisons=[comparison],
         )
 
@@ -670,6 +678,22 @@ async def test_evidence_that_is_unfinished_stale_or_of_another_suite_is_refused(
     assert (await world.promote(adapter.name)).model == adapter.name
 
 
+async def test_a_champion_that_was_not_asked_in_all_of_the_suites_ways_is_no_champion_to_beat(world: World) -> None:
+    entry = await world.add_base()
+    first, second = await world.add_adapter(), await world.add_adapter()
+    await world.add_endpoint()
+    for candidate, champion in ((first, entry.model), (second, first.name)):
+        await world.evaluate(candidate, champion)
+        world.evaluator.evaluation.subjects[0].prompts[:] = ["zero-shot"]
+        with pytest.raises(errors.WrongState) as refused:
+            await world.promote(candidate.name)
+        assert refused.value.reason == "CHAMPION_WEAKENED"
+        for words in (champion, "few-shot, label-scored", "leave its prompts out"):
+            assert words in refused.value.message
+        world.evaluator.evaluation.subjects[0].prompts[:] = []  # none means all
+        assert (await world.promote(candidate.name)).model == candidate.name
+
+
 async def test_a_quarantined_or_indistinguishable_model_is_never_promoted(world: World) -> None:
     entry = await world.add_base()
     await world.add_endpoint()
@@ -709,3 +733,26 @@ async def test_a_model_in_use_is_kept_and_one_that_is_not_is_deleted_with_its_pl
     with pytest.raises(errors.NotFound):
         await world.get(spare.name)
     assert len(await world.inference.database.list(PLACEMENT_KIND, "")) == 1
+
+
+async def test_a_model_in_use_is_kept_however_many_endpoints_have_come_since(world: World) -> None:
+    entry = await world.add_base()
+    used = await world.add_adapter()
+    await world.add_endpoint()
+    await world.evaluate(used, entry.model)
+    await world.promote(used.name)
+    for number in range(1000):
+        other = Endpoint(f"{PARENT}/endpoints/other-{number}", Gate())
+        await world.inference.database.create(ENDPOINT_KIND, other.name, other.to_document())
+    with pytest.raises(errors.WrongState, match=ENDPOINT):
+        await world.models.DeleteModel(model_pb2.DeleteModelRequest(name=used.name))
+
+
+async def test_an_adapter_of_another_base_whose_digest_begins_alike_is_refused(world: World) -> None:
+    await world.add_base()
+    digest = world.base_digest
+    world.base_digest = digest[:32] + digest[:31:-1]
+    key = world.put_adapter()
+    with pytest.raises(errors.InvalidInput) as refused:
+        await world.add_adapter(key)
+    assert ("base.digest", "WRONG_BASE") in {(violation.field, violation.reason) for violation in refused.value.violations}

@@ -4,17 +4,23 @@ A worker puts the files first and commits the manifest last, so a half-written m
 paths and file digests is the model's identity: two folders with the same files are the same model.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from services.common.errors import InvalidInput
 from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore
+
+FETCHING = ".fetch-"  # begins the name of a folder that is on its way
+LEFTOVER_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ def fetch_folder(store: ObjectStore, manifest: Manifest, cache: Path) -> Path:
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
+    sweep_leftovers(cache.glob(f"{FETCHING}*"))
+    staging = Path(tempfile.mkdtemp(prefix=FETCHING, dir=cache))
     try:
         for file in manifest.files:
             _fetch_file(store, file, staging / _inside(file.path))
@@ -111,6 +118,14 @@ def fetch_folder(store: ObjectStore, manifest: Manifest, cache: Path) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def sweep_leftovers(paths: Iterable[Path]) -> None:
+    """Remove those that nobody has written to for a day: their process was killed. Safe concurrently."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # somebody else was first
+            if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _fetch_file(store: ObjectStore, file: ManifestFile, path: Path) -> None:

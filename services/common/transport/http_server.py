@@ -47,7 +47,7 @@ _STATUSES: dict[type[errors.AfinaError], int] = {
     errors.Unavailable: 503,
 }
 # Over a limit that waiting does not change: 429 would make clients repeat it.
-_STATUS_BY_REASON = {"BODY_TOO_LARGE": 413, "FILE_TOO_LARGE": 413, "METHOD_NOT_ALLOWED": 405}
+_STATUS_BY_REASON = {"BODY_TOO_LARGE": 413, "FILE_TOO_LARGE": 413, "METHOD_NOT_ALLOWED": 405, "BODY_TOO_SLOW": 408}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _logger = logging.getLogger("afina.http")
 
@@ -183,15 +183,20 @@ def header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Return a request's body. Raises: OverLimit (it is larger), ClientLeft."""
+async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+    """Return a request's body. Raises: OverLimit (it is larger, or has not come in time), ClientLeft."""
     receive = limited(scope, receive, max_bytes)
     parts: list[bytes] = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                parts.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError as error:
+        told = f"The body of the request did not come within {timeout_s:g} s; send it faster, or less at a time."
+        raise errors.OverLimit(told, reason="BODY_TOO_SLOW", metadata={"timeout_s": f"{timeout_s:g}"}) from error
 
 
 def limited(scope: Scope, receive: Receive, max_bytes: int) -> Receive:

@@ -53,10 +53,13 @@ class ProgressReporter:
         self._thread.start()
 
     def event(self, type: str, message: str, data: Mapping[str, Any] | None = None, level: str = "INFO") -> None:
-        """Note that something happened. `type` is UPPER_SNAKE; `data` is JSON; `level` is INFO, WARNING or ERROR."""
+        """Note that something happened. `type` is UPPER_SNAKE; `data` is JSON; `level` is INFO, WARNING or ERROR.
+
+        A number that is not finite is left out of the data.
+        """
         event = resources_pb2.Event(type=type, message=message, level=resources_pb2.Event.Level.Value(f"LEVEL_{level}"))
         if data:
-            event.data.update({key: _plain(value) for key, value in data.items()})
+            event.data.update({key: value for key, value in data.items() if not _is_unsayable(value)})
         with self._guard:
             self._events.append(event)
             if len(self._events) > KEPT_EVENTS:
@@ -119,6 +122,6 @@ class ProgressReporter:
         return True
 
 
-def _plain(value: Any) -> Any:
-    """Return a value that a Struct can hold: it has no NaN and no infinity in JSON."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _is_unsayable(value: Any) -> bool:
+    """Whether JSON has no word for it: NaN and infinity, which no reader of a metric takes as text either."""
+    return isinstance(value, float) and not math.isfinite(value)

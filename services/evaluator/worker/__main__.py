@@ -1,4 +1,7 @@
-"""Runs one attempt at one evaluation: `python -m services.evaluator.worker`, with its spec and its secrets in the environment."""
+"""Runs one attempt at one evaluation: `python -m services.evaluator.worker`, with its spec and its secrets in the environment.
+
+`--check` imports everything and leaves: it proves an image.
+"""
 
 import asyncio
 import hashlib
@@ -139,4 +142,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(0 if "--check" in sys.argv else main())

@@ -53,12 +53,13 @@ class Generation:
     usage: Usage
     slots: Slots
     max_body_bytes: int
+    body_timeout_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises: AfinaError, while nothing was sent; ClientLeft."""
         key: ApiKey = scope["afina.key"]
-        with self.slots:
-            asked = self.check(parse_json(await read_body(scope, receive, self.max_body_bytes)))
+        asked = self.check(parse_json(await read_body(scope, receive, self.max_body_bytes, self.body_timeout_s)))
+        with self.slots:  # only now: a client that sends slowly takes nobody's place
             await unless_client_leaves(receive, self._answer(key, asked, send))
 
     async def _answer(self, key: ApiKey, asked: Asked, send: Send) -> None:
@@ -71,7 +72,7 @@ class Generation:
                 body = rewriting.whole(answer.first)
                 await send(_start(route, b"application/json", len(body)))
                 await send({"type": "http.response.body", "body": body})
-        self.usage.generated(key, asked.model, rewriting.usage)
+        self.usage.generated(key.project, route.kind, rewriting.usage)
 
     async def _stream(self, answer: Answer, rewriting: "Rewriting", send: Send) -> None:
         head = rewriting.events(answer.first)  # before the status: the server may have begun with an error

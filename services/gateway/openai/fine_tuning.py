@@ -1,5 +1,6 @@
 """/v1/fine_tuning/jobs: OpenAI's words for the trainer's jobs."""
 
+import hashlib
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -38,19 +39,19 @@ _PARAMS = {
 }
 
 
-def router(jobs: Client, max_body_bytes: int) -> APIRouter:
+def router(jobs: Client, max_body_bytes: int, body_timeout_s: float) -> APIRouter:
     """Return the routes of fine-tuning jobs."""
     routes = APIRouter(prefix="/v1/fine_tuning/jobs")
 
     @routes.post("")
     async def create(request: Request, key: Manager) -> dict[str, Any]:
-        body = parse_json(await read_body(request.scope, request.receive, max_body_bytes))
+        body = parse_json(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
         asked = asked_job(body, key.project)
-        once = header(request.scope, b"idempotency-key").decode("latin-1") or secrets.token_hex(16)
+        once = header(request.scope, b"idempotency-key") or secrets.token_bytes(16)
         call = pb.CreateFineTuningJobRequest(
             parent=f"projects/{key.project}",
             fine_tuning_job=asked,
-            request_id=f"{key.project}/{once}"[:200],  # the client below repeats what got no answer
+            request_id=hashlib.sha256(once).hexdigest(),  # a key may be long, and the client below repeats what got no answer
         )
         try:
             return job_of(await jobs.CreateFineTuningJob(call))

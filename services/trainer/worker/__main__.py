@@ -23,6 +23,7 @@ from services.trainer.worker.loop import Stopped
 from services.trainer.worker.spec import Spec
 
 DONE, CRASHED, INVALID, STOPPED = 0, 1, 64, 75
+TOLD_VIOLATIONS = 50  # as many as a status carries; the count is told in full
 
 _logger = logging.getLogger("afina.trainer.worker")
 
@@ -72,8 +73,13 @@ def main() -> int:
 
 
 def _say_why(store: ObjectStore, spec: Spec, error: AfinaError) -> None:
-    violations = [asdict(violation) for violation in error.violations]
-    document = {"reason": error.reason, "message": error.message, "violations": violations, "metadata": error.metadata}
+    document = {
+        "reason": error.reason,
+        "message": error.message,
+        "metadata": error.metadata,
+        "violations": [asdict(violation) for violation in error.violations[:TOLD_VIOLATIONS]],
+        "violation_count": error.violation_count,
+    }
     if isinstance(error, InvalidInput):
         store.commit(spec.error_key, json.dumps(document).encode())
     telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)

@@ -17,7 +17,7 @@ from services.common.errors import ArtifactNotFound, InvalidInput
 from services.common.ports.manifest import Manifest, fetch_folder, put_folder
 from services.common.ports.object_store import ObjectStore
 from services.trainer.worker import batches, loop, model, publish
-from services.trainer.worker.batches import Messages
+from services.trainer.worker.batches import Chat, Messages
 from services.trainer.worker.checkpoint import Progress
 from services.trainer.worker.loop import Report, Rows, Shelf
 from services.trainer.worker.model import Learner
@@ -73,18 +73,19 @@ def load(spec: Spec, store: ObjectStore, cache: Path, report: Report) -> Loaded:
     facts = {"train_rows": len(rows.train), "validation_rows": len(rows.validation), **_machine(learner)}
     text = f"Base and {len(rows.train)} rows are loaded; training on {device.type} in {facts['dtype']}."
     report("LOADED", text, {**facts, "is_packing": learner.is_packing, "load_s": load_s})
-    return Loaded(folder, learner, tokenizer, rows, [*validation, *train], load_s)
+    return Loaded(folder, learner, tokenizer, rows, [chat.messages for chat in (*validation, *train)], load_s)
 
 
-def read_chats(store: ObjectStore, spec: Spec, part: str) -> list[Messages]:
+def read_chats(store: ObjectStore, spec: Spec, part: str) -> list[Chat]:
     """Return the chats of a part of the dataset; none for a part that is empty."""
     artifact = spec.part(part)
     if artifact is None:
         return []
-    return [json.loads(line)["messages"] for line in store.read(artifact.key).split(b"\n") if line.strip()]
+    rows = [json.loads(line) for line in store.read(artifact.key).split(b"\n") if line.strip()]
+    return [Chat(row["messages"], row.get("tools")) for row in rows]
 
 
-def _encode(spec: Spec, train: list[Messages], validation: list[Messages], learner: Learner, tokenizer: Any) -> Rows:
+def _encode(spec: Spec, train: list[Chat], validation: list[Chat], learner: Learner, tokenizer: Any) -> Rows:
     """Encode both parts and report the mistakes of both at once."""
     base = learner.model.get_base_model()
     max_length = min(spec.recipe.max_length, getattr(base.config, "max_position_embeddings", spec.recipe.max_length))

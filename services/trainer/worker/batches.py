@@ -8,6 +8,7 @@ What is trained is chosen by position, never by token: many models pad with thei
 answer has to be learned.
 """
 
+import json
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,14 @@ from services.common.errors import InvalidInput, Violation
 
 Messages = list[dict[str, Any]]
 GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One row of a dataset: what was said, and the tools that could be called."""
+
+    messages: Messages
+    tools: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,12 +63,12 @@ class Batch:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def encode_rows(part: str, chats: Iterable[Messages], tokenizer: Any, end_ids: set[int], max_length: int) -> list[Row]:
+def encode_rows(part: str, chats: Iterable[Chat], tokenizer: Any, end_ids: set[int], max_length: int) -> list[Row]:
     """Turn chats into rows. Raises: InvalidInput, with one violation for each row that can't be learned as it is."""
     rows, violations = [], []
-    for number, messages in enumerate(chats, start=1):
+    for number, chat in enumerate(chats, start=1):
         try:
-            row = encode(messages, tokenizer, end_ids)
+            row = encode(chat, tokenizer, end_ids)
         except InvalidInput as error:
             violations.append(Violation(f"{part}[{number}]", error.reason, error.message))
             continue
@@ -77,45 +86,56 @@ def encode_rows(part: str, chats: Iterable[Messages], tokenizer: Any, end_ids: s
     return rows
 
 
-def encode(messages: Messages, tokenizer: Any, end_ids: set[int]) -> Row:
-    """Render a chat with the base's own template; every assistant turn is trained, its end token included.
+def encode(chat: Chat, tokenizer: Any, end_ids: set[int]) -> Row:
+    """Render a chat with the base's own template; every answer but those of weight 0 is trained, its end token included.
 
-    Raises: InvalidInput (no assistant turn; the template refuses the chat or renders its beginning differently alone).
+    Raises: InvalidInput (no answer; the template refuses the chat, leaves tools out, or renders its beginning differently alone).
     """
-    if not any(message["role"] == "assistant" for message in messages):
-        raise InvalidInput("The chat has no assistant message, so there is nothing to learn.", reason="NO_ASSISTANT_TURN")
-    try:
-        if GENERATION_BLOCK.search(tokenizer.chat_template):
-            ids, has_loss = _marked_by_template(messages, tokenizer, end_ids)
-        else:
-            ids, has_loss = _marked_by_prefixes(messages, tokenizer, end_ids)
-    except TemplateError as error:
-        raise InvalidInput(f"The base's chat template refuses the chat: {error}.", reason="TEMPLATE_REFUSED") from error
+    if not any(_is_learned(message) for message in chat.messages):
+        raise InvalidInput("The chat has no assistant message to learn.", reason="NO_ASSISTANT_TURN")
+    is_marked = GENERATION_BLOCK.search(tokenizer.chat_template)
+    ids, has_loss = (_marked_by_template if is_marked else _marked_by_prefixes)(chat, tokenizer, end_ids)
+    _require_tools_shown(chat, ids, tokenizer)
     row = Row(tuple(ids), tuple(has_loss))
     if row.loss_count == 0:
         raise InvalidInput("The assistant's messages come to no tokens, so there is nothing to learn.", reason="ANSWER_EMPTY")
     return row
 
 
-def _marked_by_template(messages: Messages, tokenizer: Any, end_ids: set[int]) -> tuple[list[int], list[bool]]:
+def _is_learned(message: dict[str, Any]) -> bool:
+    return message["role"] == "assistant" and message.get("weight") != 0
+
+
+def _marked_by_template(chat: Chat, tokenizer: Any, end_ids: set[int]) -> tuple[list[int], list[bool]]:
     """Take the spans that the template itself marks; where it leaves out the end token, add that."""
-    said = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    said = _apply(chat.messages, chat.tools, tokenizer, return_dict=True, return_assistant_tokens_mask=True)
     ids, has_loss = list(said["input_ids"]), [bool(bit) for bit in said["assistant_masks"]]
+    answers = [message for message in chat.messages if message["role"] == "assistant"]
+    if not all(map(_is_learned, answers)):
+        begins = [at for at in range(len(ids)) if has_loss[at] and not (at and has_loss[at - 1])]
+        if len(begins) != len(answers):
+            raise InvalidInput(
+                f"The base's chat template marks {len(begins)} answers and the chat has {len(answers)}, so those of weight 0 "
+                "can't be told apart; leave the weights out, or write one turn per row.",
+                reason="WEIGHTS_NOT_TOLD_APART",
+            )
+        for answer, begin, end in zip(answers, begins, [*begins[1:], len(ids)], strict=True):
+            has_loss[begin:end] = [bit and _is_learned(answer) for bit in has_loss[begin:end]]
     for at in range(1, len(ids)):
         if has_loss[at - 1] and ids[at - 1] not in end_ids and ids[at] in end_ids:
             has_loss[at] = True
     return ids, has_loss
 
 
-def _marked_by_prefixes(messages: Messages, tokenizer: Any, end_ids: set[int]) -> tuple[list[int], list[bool]]:
+def _marked_by_prefixes(chat: Chat, tokenizer: Any, end_ids: set[int]) -> tuple[list[int], list[bool]]:
     """Find each answer as what a chat that ends with it has more than its prompt has."""
-    ids = render(messages, tokenizer)
+    ids = render(chat.messages, tokenizer, chat.tools)
     has_loss = [False] * len(ids)
-    for at, message in enumerate(messages):
-        if message["role"] != "assistant":
+    for at, message in enumerate(chat.messages):
+        if not _is_learned(message):
             continue
-        prompt = render(messages[:at], tokenizer, with_generation_prompt=True)
-        answered = render(messages[: at + 1], tokenizer)
+        prompt = render(chat.messages[:at], tokenizer, chat.tools, with_generation_prompt=True)
+        answered = render(chat.messages[: at + 1], tokenizer, chat.tools)
         if answered[: len(prompt)] != prompt or ids[: len(answered)] != answered:
             raise InvalidInput(
                 f"The base's chat template renders the chat up to message {at + 1} differently when more follows, so it can't "
@@ -132,9 +152,47 @@ def _end_of_answer(ids: list[int], begin: int, end_ids: set[int]) -> int:
     return next((at + 1 for at in range(len(ids) - 1, begin - 1, -1) if ids[at] in end_ids), len(ids))
 
 
-def render(messages: Messages, tokenizer: Any, *, with_generation_prompt: bool = False) -> list[int]:
-    """Return a chat's token ids."""
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=with_generation_prompt, return_dict=False))
+def _require_tools_shown(chat: Chat, ids: list[int], tokenizer: Any) -> None:
+    """Raises: InvalidInput, where the chat reads the same without its tools or its calls of them: they would not be learned."""
+    callless = [
+        {"content": "", **{key: value for key, value in message.items() if key != "tool_calls"}} for message in chat.messages
+    ]
+    advice = "so the model would not learn from them; choose a base whose template knows tools, or leave them out"
+    if chat.tools and _reads(ids, chat.messages, None, tokenizer):
+        raise InvalidInput(f"The base's chat template ignores the chat's tools, {advice}.", reason="TOOLS_IGNORED")
+    if any("tool_calls" in message for message in chat.messages) and _reads(ids, callless, chat.tools, tokenizer):
+        raise InvalidInput(f"The base's chat template ignores calls of tools, {advice}.", reason="TOOL_CALLS_IGNORED")
+
+
+def _reads(ids: list[int], messages: Messages, tools: list[dict[str, Any]] | None, tokenizer: Any) -> bool:
+    try:
+        return render(messages, tokenizer, tools) == ids
+    except InvalidInput:
+        return False
+
+
+def render(
+    messages: Messages, tokenizer: Any, tools: list[dict[str, Any]] | None = None, *, with_generation_prompt: bool = False
+) -> list[int]:
+    """Return a chat's token ids. Raises: InvalidInput (the template refuses it)."""
+    return list(_apply(messages, tools, tokenizer, add_generation_prompt=with_generation_prompt, return_dict=False))
+
+
+def _apply(messages: Messages, tools: list[dict[str, Any]] | None, tokenizer: Any, **options: Any) -> Any:
+    try:
+        return tokenizer.apply_chat_template([shown(message) for message in messages], tools=tools or None, **options)
+    except (TemplateError, TypeError, ValueError, RecursionError) as error:  # a template is a program, and not ours
+        raise InvalidInput(f"The base's chat template refuses the chat: {error}.", reason="TEMPLATE_REFUSED") from error
+
+
+def shown(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message as a server hands it to a template: without a weight, and with the arguments of calls as objects."""
+    said = {key: value for key, value in message.items() if key != "weight"}
+    if "tool_calls" in said:
+        functions = [call["function"] for call in said["tool_calls"]]
+        parsed = [{**function, "arguments": json.loads(function["arguments"])} for function in functions]
+        said["tool_calls"] = [{**call, "function": function} for call, function in zip(said["tool_calls"], parsed, strict=True)]
+    return said
 
 
 # --- order -----------------------------------------------------------------------------------------------------------

@@ -110,12 +110,28 @@ def restore(checkpoint: Checkpoint, learner: Learner, optimizer: torch.optim.Opt
 
 
 def _forget_older(store: ObjectStore, prefix: str) -> None:
-    """Delete all but the last two manifests, then the files that those two don't name."""
+    """Delete all but the last two manifests that can be read, then the files that those two don't name."""
     keys = list(store.list(f"{prefix}/"))
-    manifests = sorted(key for key in keys if key.endswith(".json"))
-    named = {f.artifact.key for key in manifests[-KEPT:] for f in Manifest.from_json(store.read(key)).files}
-    for key in [*manifests[:-KEPT], *(key for key in keys if not key.endswith(".json") and key not in named)]:
-        store.delete(key)
+    kept: set[str] = set()
+    named: set[str] = set()
+    for key in sorted((key for key in keys if key.endswith(".json")), reverse=True):
+        files = _files_named_by(store, key) if len(kept) < KEPT else None
+        if files is None:
+            store.delete(key)
+        else:
+            kept.add(key)
+            named |= files
+    for key in keys:
+        if not key.endswith(".json") and key not in named:
+            store.delete(key)
+
+
+def _files_named_by(store: ObjectStore, key: str) -> set[str] | None:
+    """Return the keys of a checkpoint's files; None for a manifest that can't be read."""
+    try:
+        return {file.artifact.key for file in Manifest.from_json(store.read(key)).files}
+    except InvalidInput:
+        return None
 
 
 def _read(store: ObjectStore, manifest: Manifest) -> Checkpoint:

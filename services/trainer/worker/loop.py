@@ -81,7 +81,7 @@ def train(
             loss.backward()
             train_loss += loss.item()
         gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm))  # as it was before
-        _require_finite(train_loss, gradient_norm, progress.step + 1)
+        _require_finite(progress.step + 1, loss=train_loss, gradient_norm=gradient_norm)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
@@ -103,6 +103,7 @@ def train(
         if rows.validation and (is_last or progress.step % recipe.validation_interval_steps == 0):
             validate_begin_s = time.monotonic()
             metric["validation_loss"] = learner.mean_loss(rows.validation)
+            _require_finite(progress.step, validation_loss=metric["validation_loss"])
             progress.validate_s += time.monotonic() - validate_begin_s
             progress.validation.append({"step": progress.step, "loss": metric["validation_loss"]})
             if progress.best_loss is None or metric["validation_loss"] < progress.best_loss:
@@ -159,11 +160,12 @@ def _resume(
     return found.progress, found.best_adapter
 
 
-def _require_finite(loss: float, gradient_norm: float, step: int) -> None:
-    if math.isfinite(loss) and math.isfinite(gradient_norm):
+def _require_finite(step: int, **numbers: float) -> None:
+    if all(map(math.isfinite, numbers.values())):
         return
+    told = " and ".join(f"the {name.replace('_', ' ')} is {number}" for name, number in numbers.items())
     raise InvalidInput(
-        f"At step {step} the loss is {loss} and the gradient norm {gradient_norm}; lower the learning rate, or its multiplier.",
+        f"At step {step} {told}; lower the learning rate, or its multiplier.",
         reason="LOSS_NOT_FINITE",
-        metadata={"step": str(step), "loss": str(loss), "gradient_norm": str(gradient_norm)},
+        metadata={"step": str(step), **{name: str(number) for name, number in numbers.items()}},
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
 from services.common.errors import InvalidInput, Violation
-from services.trainer.recipe import Recipe
+from services.trainer.recipe import ALL_LINEAR, Recipe
 from services.trainer.worker import batches
 from services.trainer.worker.batches import Batch, Row
 
@@ -66,6 +66,7 @@ class Learner:
 
     def __init__(self, model: PeftModel, device: torch.device, dtype: torch.dtype, pad_id: int) -> None:
         self.model, self.device, self.dtype, self.pad_id = model, device, dtype, pad_id
+        self.sequence_tokens = SEQUENCE_TOKENS[device.type]
         self.is_packing = False
         self._plain_attention = model.get_base_model().config._attn_implementation
 
@@ -95,7 +96,7 @@ class Learner:
     def divide(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Divide rows into what one forward pass takes."""
         area = batches.packed_area if self.is_packing else batches.padded_area
-        return batches.divide(rows, SEQUENCE_TOKENS[self.device.type], area)
+        return batches.divide(rows, self.sequence_tokens, area)
 
     def token_losses(self, rows: Sequence[Row]) -> Tensor:
         """Return -log p of every trained token of rows that fit one forward pass. Shapes: (K,), fp32."""
@@ -168,9 +169,15 @@ def load_base(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def add_adapter(model: Any, recipe: Recipe) -> PeftModel:
-    """Freeze a base and add a LoRA adapter, drawn from the recipe's seed. Raises: InvalidInput."""
+    """Freeze a base and add a LoRA adapter, drawn from the recipe's seed.
+
+    "all-linear" becomes the names of the layers: a server looks them up one by one. Raises: InvalidInput.
+    """
     layers = linear_layers(model)
-    unknown = [name for name in recipe.target_modules if name not in layers]
+    targets = set(recipe.target_modules)
+    if ALL_LINEAR in targets and layers:
+        targets = targets - {ALL_LINEAR} | layers
+    unknown = sorted(targets - layers)
     if unknown:
         text = f"The base has no linear layer of that name; it has {', '.join(sorted(layers))}."
         raise InvalidInput(
@@ -183,7 +190,7 @@ def add_adapter(model: Any, recipe: Recipe) -> PeftModel:
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
-        target_modules=sorted(recipe.target_modules),
+        target_modules=sorted(targets),
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, config)

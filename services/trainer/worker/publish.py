@@ -60,10 +60,14 @@ def write_golden(
 
 def choose_golden(chats: Sequence[Messages], tokenizer: Any) -> list[Messages]:
     """Return the first chats that are not too long, and one made by joining two of them."""
-    answered = [messages[: _last_answer(messages) + 1] for messages in chats[: 4 * GOLDEN_CHATS]]
+    answered = [
+        [_unweighted(message) for message in messages[: _last_answer(messages) + 1]] for messages in chats[: 4 * GOLDEN_CHATS]
+    ]
     short = [messages for messages in answered if len(batches.render(messages, tokenizer)) <= GOLDEN_TOKENS]
     chosen = short[:GOLDEN_CHATS] or answered[:1]
     for first, second in itertools.pairwise(chosen):
+        if "tool_calls" in first[-1]:
+            continue  # what follows on a call has to be its result
         joined = [*first, *(message for message in second if message["role"] != "system")]
         if len(batches.render(joined, tokenizer)) <= GOLDEN_TOKENS:
             return [*chosen, joined]
@@ -98,5 +102,11 @@ def _probe(ids: list[int], start: int, adapted: Tensor, plain: Tensor) -> dict[s
     }
 
 
+def _unweighted(message: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != "weight"}
+
+
 def _last_answer(messages: Messages) -> int:
-    return max(at for at, message in enumerate(messages) if message["role"] == "assistant")
+    """Return where the last answer is that follows on no call of a tool: a server is asked for golden answers without tools."""
+    end = next((at + 1 for at, message in enumerate(messages) if "tool_calls" in message), len(messages))
+    return max(at for at, message in enumerate(messages[:end]) if message["role"] == "assistant")

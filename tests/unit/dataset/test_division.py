@@ -175,3 +175,13 @@ def test_a_split_that_is_no_division_is_refused(split: Split, reasons: list[str]
     with pytest.raises(InvalidInput) as refusal:
         split.check()
     assert [violation.reason for violation in refusal.value.violations] == reasons
+
+
+def test_tool_arguments_that_are_nested_too_deep_to_be_sorted_are_compared_as_text() -> None:
+    def call(arguments: str) -> Chat:
+        function = {"name": "find", "arguments": arguments}
+        calls = [{"id": "c1", "type": "function", "function": function}]
+        return Chat(({"role": "user", "content": "Find it."}, {"role": "assistant", "tool_calls": calls}))
+
+    deep = '{"a": ' * 300 + "%d" + "}" * 300
+    assert rank_of(call(deep % 1), 0) == rank_of(call(deep % 1), 0) != rank_of(call(deep % 2), 0)

@@ -1,11 +1,14 @@
 """The door: each error of Afina's has one HTTP status, and whatever else is raised becomes 500 with an incident."""
 
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.common import errors
+from services.common.transport.grpc_server import status_of as code_of
 from services.common.transport.http_server import ClientLeft, Door, limited, read_body, status_of
 from services.gateway.openai.errors import present
 
@@ -21,6 +24,13 @@ from services.gateway.openai.errors import present
 )  # fmt: skip
 def test_each_error_has_the_status_of_its_grpc_code(kind: type[errors.AfinaError], status: int) -> None:
     assert status_of(kind("x")) == status
+
+
+def test_the_paper_says_the_statuses_that_are_sent() -> None:
+    paper = (Path(__file__).parents[3] / "proto" / "README.md").read_text()
+    told = dict(re.findall(r"^\| ([A-Z_]+) \| (\d{3})", paper, re.MULTILINE))
+    kinds: list[type[errors.AfinaError]] = [errors.AfinaError, *errors.AfinaError.__subclasses__()]
+    assert told == {code_of(kind("x"))[0].name: str(status_of(kind("x"))) for kind in kinds}
 
 
 async def serve(app: Any, body: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> list[dict[str, Any]]:
@@ -87,9 +97,9 @@ async def test_a_body_is_read_up_to_its_limit(headers: list[tuple[bytes, bytes]]
 
         return receive
 
-    assert await read_body({"headers": []}, receiving(), 10) == b"1234567890"
+    assert await read_body({"headers": []}, receiving(), 10, 60) == b"1234567890"
     with pytest.raises(errors.OverLimit) as refused:
-        await read_body({"headers": headers}, receiving(), 9)
+        await read_body({"headers": headers}, receiving(), 9, 60)
     assert status_of(refused.value) == 413
     counted = limited({"headers": []}, receiving(), 5)
     assert (await counted())["body"] == b"12345"

@@ -1,7 +1,8 @@
 """Workloads as processes of this machine: `process:///folder?jobs=1`.
 
-Each workload has a folder named by its key. `manifest.json` exists from `launch` on, `process.json` once it runs,
-`exit.json` once it has ended, `stop.json` once somebody asked it to end. A shim of its own (`shim.py`) is its parent,
+Each workload has a folder named by its key. `manifest.json` exists from `launch` on, `process.json` just before it runs,
+`exit.json` once it has ended (its environment, with its secrets, is blanked then), `stop.json` once somebody asked it to
+end. A shim of its own (`shim.py`) is its parent,
 so it outlives the service, and its exit code is recorded whoever is alive then. The start time beside each pid tells a
 process from a later one with the same number.
 

@@ -1,17 +1,19 @@
 """The parent of one workload: starts it, passes SIGTERM on, kills what does not heed it, and records how it ended.
 
 Run as `python -m services.common.backends.launcher.shim FOLDER`. It returns when the workload runs; a fork of it stays
-behind as the parent, so that neither the launcher nor the service has to live as long. Files are written whole (a
-rename), so a reader never sees half of one. It imports little: its start delays every launch.
+behind as the parent, so that neither the launcher nor the service has to live as long. The workload begins when its
+process is recorded and not before: one that nobody knows of would be started again. Files are written whole (a rename),
+so a reader never sees half of one. It imports little: its start delays every launch.
 """
 
 import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,45 +32,82 @@ def main(place: Path) -> None:
     os.setsid()
     stopping: list[bool] = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    held = None
     try:
-        process = subprocess.Popen(
-            manifest["command"],
-            env={**os.environ, **manifest["environment"]},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=place,
-        )
+        held = hold(manifest["command"], {**os.environ, **manifest["environment"]}, str(place))
+        shim = {"shim_pid": os.getpid(), "shim_start_time": start_time(os.getpid())}
+        write_json(place / "process.json", {"pid": held.pid, "start_time": start_time(held.pid), **shim})
+        held.release()
     except OSError as error:
-        write_json(place / "exit.json", {"exit_code": 127, "message": f"It could not be started: {error}."})
-        return
-    write_json(
-        place / "process.json",
-        {
-            "pid": process.pid,
-            "start_time": start_time(process.pid),
-            "shim_pid": os.getpid(),
-            "shim_start_time": start_time(os.getpid()),
-        },
-    )
-    os.close(ready_writer)
-    exit_code = _wait(process, stopping, manifest["grace_s"])
-    _signal(process.pid, signal.SIGKILL)  # what the workload left behind in its group
-    write_json(place / "exit.json", {"exit_code": exit_code if exit_code >= 0 else 128 - exit_code})
+        if held is not None:
+            held.drop()
+        end = {"exit_code": 127, "message": f"It could not be started: {error}."}
+    else:
+        os.close(ready_writer)
+        exit_code = _wait(held.pid, stopping, manifest["grace_s"])
+        _signal(held.pid, signal.SIGKILL)  # what the workload left behind in its group
+        end = {"exit_code": exit_code if exit_code >= 0 else 128 - exit_code}
+    write_json(place / "exit.json", end)
+    write_json(place / "manifest.json", {**manifest, "environment": {}})  # nobody needs its secrets any more
 
 
-def _wait(process: subprocess.Popen[bytes], stopping: list[bool], grace_s: float) -> int:
-    while True:
+@dataclass(frozen=True)
+class Held:
+    """A process that is there and has not begun: it waits for a byte, and leaves where the shim dies first."""
+
+    pid: int
+    gate: int  # written to here, it begins
+    said: int  # read from here: why it can't begin; nothing where it has begun
+
+    def release(self) -> None:
+        """Let it begin. Raises: OSError (it can't, in its own words)."""
+        os.write(self.gate, b"!")
+        if why := os.read(self.said, 4096):
+            raise OSError(why.decode())
+
+    def drop(self) -> None:
+        """Let it leave, if it is still there."""
+        os.close(self.gate)
+        os.waitpid(self.pid, 0)
+
+
+def hold(command: list[str], environment: dict[str, str], folder: str) -> Held:
+    """Fork a process, in a session of its own, that becomes the command when it is released."""
+    gate_reader, gate = os.pipe()
+    said, said_writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
         try:
-            return process.wait(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            if stopping:
-                break
-    _signal(process.pid, signal.SIGTERM)
-    try:
-        return process.wait(timeout=grace_s)
-    except subprocess.TimeoutExpired:
-        _signal(process.pid, signal.SIGKILL)
-        return process.wait()
+            os.close(gate)
+            for number in (signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):  # those that the shim or Python has changed
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()
+            os.write(said_writer, b"!")
+            if os.read(gate_reader, 1):
+                os.chdir(folder)
+                os.execvpe(command[0], command, environment)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in a word
+            os.write(said_writer, str(error).encode())
+        finally:
+            os._exit(127)
+    os.close(gate_reader)
+    os.close(said_writer)
+    os.read(said, 1)  # from here on its group can be signalled
+    return Held(pid, gate, said)
+
+
+def _wait(pid: int, stopping: list[bool], grace_s: float) -> int:
+    kill_s: float | None = None
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if stopping and kill_s is None:
+            kill_s = time.monotonic() + grace_s
+            _signal(pid, signal.SIGTERM)
+        elif kill_s is not None and time.monotonic() > kill_s:
+            _signal(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def _signal(group: int, number: int) -> None:
@@ -103,11 +142,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write a document whole, readable by its owner only: it may hold secrets."""
     descriptor, staged = tempfile.mkstemp(dir=path.parent, prefix=".write-")
-    with os.fdopen(descriptor, "w") as stream:
-        json.dump(document, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(staged, path)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump(document, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(staged, path)
+    except OSError:
+        os.unlink(staged)
+        raise
 
 
 if __name__ == "__main__":

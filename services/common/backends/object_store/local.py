@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.common.errors import ArtifactNotFound, Unavailable
+from services.common.ports.manifest import sweep_leftovers
 from services.common.ports.object_store import CHUNK_BYTES, STAGING, Artifact, ObjectStore, key_parts
 
 
@@ -25,6 +26,7 @@ class LocalObjectStore(ObjectStore):
         self.root = root.resolve()
         self.url = f"file://{self.root}"
         (self.root / STAGING).mkdir(parents=True, exist_ok=True)
+        sweep_leftovers((self.root / STAGING).iterdir())
 
     def put(self, prefix: str, stream: BinaryIO) -> Artifact:
         """See the port."""
