@@ -19,7 +19,8 @@ from services.cli import (
 COMPLETION = """Completion of words in your shell: eval "$(_AFINA_COMPLETE=bash_source afina)" (or zsh_source, fish_source).
 
 Environment: AFINA_HOME (default ~/.afina), AFINA_PROJECT, AFINA_API_KEY, and the address of a program that runs elsewhere:
-DATASET_ADDRESS, TRAINER_ADDRESS, EVALUATOR_ADDRESS, INFERENCE_ADDRESS, GATEWAY_ADDRESS, GATEWAY_URL.
+DATASET_ADDRESS, TRAINER_ADDRESS, EVALUATOR_ADDRESS, INFERENCE_ADDRESS, GATEWAY_ADDRESS, GATEWAY_URL. Where `afina up` keeps
+things: OBJECT_STORE (s3://bucket/prefix, with S3_ENDPOINT_URL and AWS_*), AFINA_DATABASE (postgresql://user:password@host/database).
 
 Exit codes: 0 done, 1 failed, 2 usage or refused input, 3 not found, 4 no answer, 5 not in this state, 6 not allowed."""
 

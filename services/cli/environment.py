@@ -50,7 +50,7 @@ def program_environment(name: str, home: Home, environ: Mapping[str, str], accel
         "AFINA_HOME": str(home.path),
         "AFINA_CACHE": environ.get("AFINA_CACHE") or str(home.cache),
         "OBJECT_STORE": home.object_store,
-        "DATABASE": f"sqlite:///{home.databases / name}.db",
+        "DATABASE": database(name, home, environ),
         "LAUNCHER": f"process://{home.processes(name)}?jobs=1",
         "GATEWAY_URL": home.gateway_url,
         "API_KEY_FILE": str(home.api_key),
@@ -59,6 +59,14 @@ def program_environment(name: str, home: Home, environ: Mapping[str, str], accel
     if accelerator == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # reaches the workloads too
     return environment
+
+
+def database(name: str, home: Home, environ: Mapping[str, str]) -> str:
+    """Return where one program keeps its records: a schema of AFINA_DATABASE, or a file of its own."""
+    shared = environ.get("AFINA_DATABASE", "")
+    if not shared:
+        return f"sqlite:///{home.databases / name}.db"
+    return f"{shared}{'&' if '?' in shared else '?'}schema={name}"
 
 
 def programs(home: Home, environ: Mapping[str, str], accelerator: str) -> list[Program]:

@@ -9,6 +9,7 @@ class Settings:
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -50,11 +51,17 @@ def parse(cls: type[T], environ: Mapping[str, str] | None = None) -> T:
 
 
 def masked(settings: Any) -> dict[str, str]:
-    """Return settings for printing: variable → value, secrets as `***`."""
+    """Return settings for printing: variable → value, secrets and the passwords of URLs as `***`."""
     return {
-        f.metadata["variable"]: "***" if f.metadata["secret"] and getattr(settings, f.name) else str(getattr(settings, f.name))
+        f.metadata["variable"]: "***"
+        if f.metadata["secret"] and getattr(settings, f.name)
+        else _masked(getattr(settings, f.name))
         for f in dataclasses.fields(settings)
     }
+
+
+def _masked(value: Any) -> str:
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", str(value))
 
 
 def _convert(text: str, kind: Any) -> Any:

@@ -18,8 +18,8 @@ from services.dataset.use_cases import DEFAULT_MAX_FILE_BYTES, Library
 class Settings:
     """What dataset needs to know."""
 
-    object_store: str = setting("OBJECT_STORE", "file:///folder, where artifacts are")
-    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    object_store: str = setting("OBJECT_STORE", "file:///folder or s3://bucket/prefix, where artifacts are")
+    database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     address: str = setting("DATASET_ADDRESS", "host:port to serve on", default="127.0.0.1:50051")
     max_file_bytes: int = setting("MAX_FILE_BYTES", "bytes that an upload may have", default=DEFAULT_MAX_FILE_BYTES)
 

@@ -23,8 +23,8 @@ from services.evaluator.use_cases import Evaluator
 class Settings:
     """What the evaluator needs to know."""
 
-    object_store: str = setting("OBJECT_STORE", "file:///folder, where artifacts are")
-    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    object_store: str = setting("OBJECT_STORE", "file:///folder or s3://bucket/prefix, where artifacts are")
+    database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     launcher: str = setting("LAUNCHER", "process:///folder, where workers run")
     cache: str = setting("AFINA_CACHE", "a folder for tokenizers fetched by digest")
     address: str = setting("EVALUATOR_ADDRESS", "host:port to serve on", default="127.0.0.1:50053")

@@ -129,6 +129,7 @@ def _workload(evaluator: Evaluator, current: Evaluation, attempt: int, token: st
         command=(sys.executable, "-m", "services.evaluator.worker"),
         environment={
             **evaluator.worker_environment,
+            **evaluator.store.environment(),
             "AFINA_SPEC": current.spec_key(attempt),
             "AFINA_ATTEMPT_TOKEN": token,
             "OBJECT_STORE": evaluator.store.url,

@@ -24,7 +24,7 @@ from services.gateway.use_cases import Keys, ensure_first_key
 class Settings:
     """What the gateway needs to know."""
 
-    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     api_key_file: str = setting("API_KEY_FILE", "a file for the first key, which only its owner can read")
     http_address: str = setting("GATEWAY_HTTP_ADDRESS", "host:port for the OpenAI API", default="127.0.0.1:8080")
     address: str = setting("GATEWAY_ADDRESS", "host:port to serve gRPC on", default="127.0.0.1:50055")

@@ -13,6 +13,7 @@ from services.common import program
 from services.common.backends import choose
 from services.common.backends.model_server.vllm import ServerPlan, VllmServer, workload
 from services.common.ports.launcher import Workload
+from services.common.ports.object_store import ObjectStore
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
@@ -28,8 +29,8 @@ from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Server
 class Settings:
     """What inference needs to know."""
 
-    object_store: str = setting("OBJECT_STORE", "file:///folder, where artifacts are")
-    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    object_store: str = setting("OBJECT_STORE", "file:///folder or s3://bucket/prefix, where artifacts are")
+    database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     launcher: str = setting("LAUNCHER", "process:///folder, where model servers run")
     cache: str = setting("AFINA_CACHE", "a folder for bases and adapters fetched by digest")
     address: str = setting("INFERENCE_ADDRESS", "host:port to serve on", default="127.0.0.1:50054")
@@ -39,7 +40,7 @@ class Settings:
     lease_s: float = setting("LEASE_S", "seconds that a claim on a server lasts", default=60.0)
 
 
-def describe(settings: Settings, server: Server, folder: Path) -> Workload:
+def describe(settings: Settings, store: ObjectStore, server: Server, folder: Path) -> Workload:
     """Say how a server is started."""
     return workload(
         ServerPlan(
@@ -48,7 +49,8 @@ def describe(settings: Settings, server: Server, folder: Path) -> Workload:
             base_digest=server.digest,
             port=server.port,
             api_key=server.api_key,
-            object_store=settings.object_store,
+            object_store=store.url,
+            credentials=tuple(store.environment().items()),
             cache=settings.cache,
             max_length=server.max_length,
             max_rank=server.max_rank,
@@ -60,16 +62,16 @@ def describe(settings: Settings, server: Server, folder: Path) -> Workload:
 
 async def run(settings: Settings) -> None:
     """Wire the program together and serve until it is stopped. Model servers go on without it."""
-    database = choose.database(settings.database)
+    database, store = choose.database(settings.database), choose.object_store(settings.object_store)
     evaluations = GrpcEvaluations(settings.evaluator_address)
     async with aiohttp.ClientSession() as session:
         inference = Inference(
             database=database,
-            store=choose.object_store(settings.object_store),
+            store=store,
             launcher=choose.launcher(settings.launcher),
             evaluations=evaluations,
             cache=Path(settings.cache),
-            workload=functools.partial(describe, settings),
+            workload=functools.partial(describe, settings, store),
             connect=lambda url, api_key: VllmServer(url, api_key, session),
             routes=RouteTable(database),
         )

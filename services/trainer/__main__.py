@@ -24,8 +24,8 @@ from services.trainer.worker_environment import RECOMMENDED
 class Settings:
     """What the trainer needs to know."""
 
-    object_store: str = setting("OBJECT_STORE", "file:///folder, where artifacts are")
-    database: str = setting("DATABASE", "sqlite:///file, this program's own")
+    object_store: str = setting("OBJECT_STORE", "file:///folder or s3://bucket/prefix, where artifacts are")
+    database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     launcher: str = setting("LAUNCHER", "process:///folder, where workers run")
     cache: str = setting("AFINA_CACHE", "a folder for bases fetched by digest")
     address: str = setting("TRAINER_ADDRESS", "host:port to serve on", default="127.0.0.1:50052")

@@ -118,6 +118,7 @@ async def _launch(trainer: Trainer, job: Job) -> int:
             command=(sys.executable, "-m", "services.trainer.worker"),
             environment={
                 **trainer.worker_environment,
+                **trainer.store.environment(),
                 "AFINA_SPEC": spec_key,
                 "AFINA_ATTEMPT_TOKEN": token,
                 "OBJECT_STORE": trainer.store.url,

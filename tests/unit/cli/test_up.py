@@ -92,6 +92,15 @@ def test_every_program_gets_a_database_of_its_own_and_all_addresses(tmp_path: Pa
         assert program.command[1:] == ("-m", f"services.{program.name}")
 
 
+def test_on_one_postgresql_every_program_has_a_schema_of_its_own(tmp_path: Path) -> None:
+    given = environ(tmp_path, AFINA_DATABASE="postgresql://h/db", OBJECT_STORE="s3://b/p", AWS_ACCESS_KEY_ID="k")
+    for program in environment.programs(find(given), given, "cpu"):
+        assert program.environment["DATABASE"] == f"postgresql://h/db?schema={program.name}"
+        assert (program.environment["OBJECT_STORE"], program.environment["AWS_ACCESS_KEY_ID"]) == ("s3://b/p", "k")
+    given["AFINA_DATABASE"] += "?sslmode=require"
+    assert environment.database("trainer", find(given), given) == "postgresql://h/db?sslmode=require&schema=trainer"
+
+
 def test_the_home_is_closed_to_other_users(tmp_path: Path) -> None:
     home = find(environ(tmp_path))
     home.make()

@@ -37,3 +37,13 @@ def test_what_is_printed_masks_secrets() -> None:
     printed = masked(parse(Settings, {"STORE": "s", "TOKEN": "geheim"}))
     assert printed["TOKEN"] == "***"
     assert "geheim" not in str(printed)
+
+
+def test_what_is_printed_masks_the_password_of_a_url_and_nothing_else() -> None:
+    @dataclass(frozen=True)
+    class Urls:
+        database: str = setting("DATABASE", "where")
+        store: str = setting("STORE", "where", default="s3://bucket/a:b@c")
+
+    printed = masked(parse(Urls, {"DATABASE": "postgresql://afina:ge@heim@host:5432/db?schema=trainer"}))
+    assert printed == {"DATABASE": "postgresql://afina:***@host:5432/db?schema=trainer", "STORE": "s3://bucket/a:b@c"}

@@ -61,7 +61,9 @@ def migrate(connection: sa.Connection, schema: str = "", migrations: Sequence[Mi
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK, sa.func.hashtext(schema))))
         if connection.scalar(sa.select(sa.func.to_regnamespace(schema))) is None:
             connection.execute(sa.schema.CreateSchema(schema))
-    connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, description TEXT NOT NULL)")
+    connection.exec_driver_sql(
+        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, description TEXT NOT NULL)"
+    )
     found = connection.scalar(sa.text("SELECT COALESCE(MAX(version), 0) FROM schema_version"))
     if found > len(migrations):
         raise WrongState(

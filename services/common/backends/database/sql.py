@@ -34,7 +34,7 @@ T = TypeVar("T")
 POSTGRES_CONNECTIONS = 4
 POOL_TIMEOUT_S = 10.0
 REPEATS = 5
-# Source: PostgreSQL, appendix A: serialization_failure, deadlock_detected. The transaction was rolled back; the same again may pass.
+# Source: PostgreSQL, appendix A: serialization_failure, deadlock_detected. It was rolled back; the same again may pass.
 REPEATABLE = ("40001", "40P01")
 SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # Source: PostgreSQL, libpq connection parameters. A server that vanished is given up within some 20 s, whatever was sent to it.
@@ -46,7 +46,9 @@ POSTGRES_PARAMETERS = {
     "tcp_user_timeout": 20_000,
     "application_name": "afina",
 }
-POSTGRES_OPTIONS = "-c search_path={schema} -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+POSTGRES_OPTIONS = (
+    "-c search_path={schema} -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+)
 
 # As the last migration left them; `create_all` is never called.
 _metadata = sa.MetaData()

@@ -46,7 +46,7 @@ CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 20.0
 MAX_RESUMES = 5  # in a row, without a byte between them
 MAX_PAUSE_S = 5.0
-TOKEN = "commit"  # noqa: S105 – the name of the metadata that tells whose commit an object is
+TOKEN = "commit"  # the metadata that tell whose commit an object is
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What opens the same store elsewhere; everything that boto3 reads begins with AWS_.
 PASSED_ON = re.compile(r"AWS_\w+|S3_ENDPOINT_URL")
@@ -355,7 +355,9 @@ class _Download(io.RawIOBase):
 
 def _client(environ: Mapping[str, str], attempts: int, connect_timeout_s: float, read_timeout_s: float) -> Any:
     """Return boto3's client. Checksums are sent as headers that a server without them passes over, not as trailers."""
-    endpoint = next((environ[name] for name in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if name in environ), "")
+    endpoint = next(
+        (environ[name] for name in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if name in environ), ""
+    )
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
     config = Config(
         signature_version="s3v4",
