@@ -5,6 +5,7 @@ The workers, the model server and `inference` do what the test says; all sockets
 
 import asyncio
 import contextlib
+import csv
 import functools
 import io
 import json
@@ -47,6 +48,9 @@ ADAPTER = "ad" * 32  # the digest that ScriptedInference gives what it registers
 ROWS = jsonl(chat(f"Is number {n} even?", "yes" if n % 2 == 0 else "no") for n in range(60))
 
 
+METRIC = {"step": 5, "train_loss": 0.5, "train_accuracy": 0.75, "validation_loss": 0.625, "validation_accuracy": 0.5}
+
+
 @dataclass
 class World:
     gateway: RunningGateway
@@ -76,7 +80,10 @@ class World:
         await eventually(lambda: f"{job_id}-1" in self.launcher.manifests)
         step = {"step": 4, "total_steps": 5, "epoch": 0.8, "train_loss": 0.5, "eta_s": 30.0, "trained_tokens": 1234}
         await self.trainer.database.append(KIND, name, [NewEvent("STEP", "Step 4 of 5.", data=step)])
-        self.store.commit(f"jobs/{job_id}/manifest.json", Manifest("adapter", (), {}).to_json())
+        key = f"jobs/{job_id}/checkpoints-published/{{}}.json"
+        published = [{"step": s, "manifest_key": key.format(s), "metrics": {**METRIC, "step": s}} for s in (2, 4, 5)]
+        data = {"metrics": [METRIC], "published_checkpoints": published}
+        self.store.commit(f"jobs/{job_id}/manifest.json", Manifest("adapter", (), data).to_json())
 
     async def serve(self, public_id: str, model: str) -> None:
         """Do what inference does with a proven model: give it a route."""
@@ -149,6 +156,51 @@ async def test_the_sdks_own_flow_goes_from_a_file_to_an_answer(world: World) -> 
         model=done.fine_tuned_model, messages=[{"role": "user", "content": "yes or no"}], stream=True
     )
     assert [chunk.choices[0].delta.content async for chunk in stream] == ["yes ", "or ", "no "]
+
+
+async def test_checkpoints_are_listed_with_their_metrics_and_answer(world: World) -> None:
+    jobs = world.client.fine_tuning.jobs
+    job = await jobs.create(training_file=await world.upload(), model="tiny")
+    record = await world.trainer.database.get(KIND, f"projects/default/fineTuningJobs/{job.id}")
+    assert record.document["asked_recipe"]["published_checkpoint_count"] == 3
+    await world.status(job.id, "running")
+    assert (await jobs.checkpoints.list(job.id)).data == []
+    world.inference.replicas["projects/default/models/m0"] = [world.upstream.replica(ADAPTER)]
+    await world.train(job.id)
+    await world.status(job.id, "succeeded")
+    first = await jobs.checkpoints.list(job.id, limit=2)
+    assert [c.step_number for c in first.data] == [5, 4]
+    assert first.has_more
+    everything = [checkpoint async for checkpoint in jobs.checkpoints.list(job.id, limit=2)]
+    assert [c.step_number for c in everything] == [5, 4, 2]
+    newest = everything[0]
+    assert (newest.object, newest.fine_tuning_job_id) == ("fine_tuning.job.checkpoint", job.id)
+    assert newest.fine_tuned_model_checkpoint == "ft:base:default::3:ckpt-step-5"
+    assert newest.metrics.model_dump() == {
+        "step": 5, "train_loss": 0.5, "train_mean_token_accuracy": 0.75, "valid_loss": 0.625, "valid_mean_token_accuracy": 0.5,
+        "full_valid_loss": 0.625, "full_valid_mean_token_accuracy": 0.5,
+    }  # fmt: skip
+    with pytest.raises(openai.BadRequestError):
+        await jobs.checkpoints.list(job.id, after="ftckpt-none")
+    await world.serve(newest.fine_tuned_model_checkpoint, "projects/default/models/m3")
+    answer = await world.client.chat.completions.create(
+        model=newest.fine_tuned_model_checkpoint, messages=[{"role": "user", "content": "Is 4 even?"}]
+    )
+    assert answer.choices[0].message.content == "Is 4 even?"
+
+
+async def test_the_metrics_are_a_result_file_to_download(world: World) -> None:
+    job = await world.client.fine_tuning.jobs.create(training_file=await world.upload(), model="tiny")
+    world.inference.replicas["projects/default/models/m0"] = [world.upstream.replica(ADAPTER)]
+    await world.train(job.id)
+    (result,) = (await world.status(job.id, "succeeded")).result_files
+    file = await world.client.files.retrieve(result)
+    assert (file.purpose, file.filename) == ("fine-tune-results", "step_metrics.csv")
+    (row,) = csv.DictReader(io.StringIO((await world.client.files.content(result)).text))
+    assert row == {
+        "step": "5", "train_loss": "0.5", "train_accuracy": "0.75", "valid_loss": "0.625", "valid_mean_token_accuracy": "0.5",
+    }  # fmt: skip
+    assert [f.id async for f in world.client.files.list(purpose="fine-tune-results")] == [result]
 
 
 async def test_events_come_newest_first_and_page_by_id(world: World) -> None:
@@ -309,6 +361,7 @@ async def test_files_are_listed_in_both_orders_and_by_purpose(world: World) -> N
     ("file", "fields", "status", "param"),
     [
         (("rows.jsonl", ROWS), {"purpose": "assistants"}, 400, "purpose"),
+        (("rows.jsonl", ROWS), {"purpose": "fine-tune-results"}, 400, "purpose"),
         (("a/b\x01.jsonl", ROWS), {"purpose": "fine-tune"}, 400, "file"),
         (("rows.jsonl", b""), {"purpose": "fine-tune"}, 400, "file"),
         (("rows.jsonl", ROWS), {"purpose": "fine-tune", "expires_after": {"anchor": "created_at", "seconds": 3600}}, 400, None),
