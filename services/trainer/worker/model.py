@@ -102,12 +102,14 @@ class Learner:
         return self.token_scores(rows)[0]
 
     def token_scores(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """Return the losses, and whether each token was held for the likeliest. Shapes: (K,) fp32, (K,) bool."""
+        """Return the losses, and for each token whether none was held for likelier. Shapes: (K,) fp32, (K,) bool."""
         batch = batches.pack(rows, self.device) if self.is_packing else batches.pad(rows, self.pad_id, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits = self._logits(batch)
-        losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
-        return losses, logits.detach().argmax(-1) == batch.targets
+            logits = self._logits(batch).float()  # (K, V)
+        losses = F.cross_entropy(logits, batch.targets, reduction="none")
+        with torch.no_grad():  # not argmax, which on a CPU takes several times as long
+            hits = logits.gather(-1, batch.targets[:, None]).squeeze(-1) >= logits.amax(-1)
+        return losses, hits
 
     def _logits(self, batch: Batch) -> Tensor:
         """Run the model. Shapes: (K, V)."""
