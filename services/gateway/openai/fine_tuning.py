@@ -66,6 +66,13 @@ def router(jobs: Client, max_body_bytes: int) -> APIRouter:
         found = every(jobs.ListFineTuningJobs, call, "fine_tuning_jobs")
         return await page((job_of(job) async for job in found if _has_metadata(job, wanted)), after, limit)
 
+    _add_one_job(routes, jobs)
+    return routes
+
+
+def _add_one_job(routes: APIRouter, jobs: Client) -> None:
+    """Add the routes of a job that exists."""
+
     @routes.get("/{job_id}")
     async def retrieve(job_id: str, key: Manager) -> dict[str, Any]:
         return job_of(await jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=_name(key, job_id))))
@@ -93,8 +100,6 @@ def router(jobs: Client, max_body_bytes: int) -> APIRouter:
     async def list_checkpoints(job_id: str, key: Manager, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
         job = await jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=_name(key, job_id)))
         return await page(_newest_first([checkpoint_of(job_id, told) for told in job.checkpoints]), after, limit)
-
-    return routes
 
 
 def _name(key: ApiKey, job_id: str) -> str:
