@@ -197,7 +197,8 @@ class ScriptedInference(model_pb2_grpc.ModelServiceServicer, catalogue_pb2_grpc.
 
     async def CreateModel(self, request: model_pb2.CreateModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
         project, number = project_of(request.parent), len(self.models)
-        public_id = f"ft:base:{project}:{request.suffix}:{number}"
+        step = f":ckpt-step-{request.step}" if request.step else ""
+        public_id = f"ft:base:{project}:{request.suffix}:{number}{step}"
         name = f"{request.parent}/models/m{number}"
         model = model_pb2.Model(name=name, kind=model_pb2.Model.KIND_ADAPTER, digest="ad" * 32, public_id=public_id)
         self.models[name] = model

@@ -28,6 +28,8 @@ RECIPE_OPTIONS: dict[str, tuple[type, str]] = {
     "max_length": (int, "Longest row in tokens."),
     "validation_interval_steps": (int, "Steps between two validations."),
     "seed": (int, "Seed of order, initialisation and dropout."),
+    "early_stopping_patience": (int, "Stop after so many validations without a lower loss."),
+    "published_checkpoint_count": (int, "Publish the adapters of so many last epochs, too; 0 to 10."),
 }
 
 
@@ -192,6 +194,8 @@ def show(call: Call, job: pb.FineTuningJob) -> None:
             "validation loss": f"{progress.validation_loss:.4f}" if progress.HasField("validation_loss") else "",
             "attempts": job.attempt or "",
             "model": job.fine_tuned_model or job.model,
+            "checkpoints": ", ".join(checkpoint.public_id for checkpoint in job.checkpoints),
+            "metrics": ", ".join(job.result_files),
             "created": age(job.create_time),
         },
     )

@@ -1,4 +1,4 @@
-"""`afina models`: bring a base in, list what can be asked, have one served."""
+"""`afina models`: bring a base in, list what can be asked, have one served, take one away."""
 
 import asyncio
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 from afina.v1 import catalogue_pb2, catalogue_pb2_grpc, model_pb2, model_pb2_grpc
 
 from services.cli.call import Call, every, verb
+from services.cli.download import download
 from services.cli.failure import is_away
 from services.cli.output import age, short, size
 from services.cli.watching import state_of
@@ -76,6 +77,19 @@ async def serve(call: Call, model: str, timeout_s: float) -> None:
     with call.err.status(f"serving {found.public_id}"):
         response = await ensure_served(client(call), found.name, timeout_s)
     show(call, response.model, {"servers": ", ".join(replica.url for replica in response.replicas)})
+
+
+@verb(group, "download")
+@click.argument("model")
+@click.argument("folder", type=click.Path(path_type=Path))
+async def download_(call: Call, model: str, folder: Path) -> None:
+    """Download a model into a new FOLDER, verified by digest: an adapter as PEFT reads it, with its base's tokenizer."""
+    found = await find(call, model)
+    base = await find(call, found.base) if found.base else None
+    store = choose.object_store(call.home.object_store)
+    with call.err.status(f"downloading {found.public_id}"):
+        files = await asyncio.to_thread(download, store, found, base, folder)
+    show(call, found, {"folder": folder, "files": ", ".join(files)})
 
 
 def client(call: Call) -> Client:

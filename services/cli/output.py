@@ -22,6 +22,8 @@ STATE_STYLES = {
     "AWAY": "red",
     "CANCELLED": "yellow",
     "CANCELLING": "yellow",
+    "PAUSED": "yellow",
+    "PAUSING": "yellow",
 }
 PIPE_WIDTH = 120
 Columns = Mapping[str, Callable[[Any], object]]

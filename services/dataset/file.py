@@ -14,7 +14,7 @@ from services.common.ports.object_store import Artifact
 KIND = "file"
 NAME = "projects/{project}/files/{file}"
 FINE_TUNE = "fine-tune"
-# What the service itself writes for people to download: the list of everything that is wrong with an upload.
+# What services write for people to download: the list of all that is wrong with an upload, a job's metrics.
 RESULTS = "fine-tune-results"
 MAX_DISPLAY_NAME_CHARACTERS = 255
 
@@ -52,7 +52,7 @@ def metadata_violations(display_name: str, purpose: str) -> list[Violation]:
     elif not display_name.isprintable() or any(c in display_name for c in "/\\") or display_name in (".", ".."):
         told = "It has path or control characters; send the file's name alone."
         violations.append(Violation("metadata.display_name", "DISPLAY_NAME_INVALID", told))
-    if purpose != FINE_TUNE:
+    if purpose not in (FINE_TUNE, RESULTS):
         told = f"{purpose[:40]!r} is not a purpose that files can be uploaded for; send {FINE_TUNE}."
         violations.append(Violation("metadata.purpose", "PURPOSE_UNSUPPORTED", told))
     return violations

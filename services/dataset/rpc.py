@@ -37,7 +37,9 @@ class FileRpc(file_pb2_grpc.FileServiceServicer):
             if first.WhichOneof("part") != "metadata":
                 raise InvalidInput("The first message has no metadata; send it, then the bytes.", reason="METADATA_MISSING")
             given, chunks = first.metadata, _chunks(messages)
-            record = await use_cases.create_file(self._library, given.parent, given.display_name, given.purpose, chunks)
+            record = await use_cases.create_file(
+                self._library, given.parent, given.display_name, given.purpose, chunks, given.request_id
+            )
         finally:
             await _drain(messages)
         return file_message(record)

@@ -30,9 +30,14 @@ class Library:
     finalizing: "dict[tuple[str, Split], asyncio.Task[Record]]" = field(default_factory=dict)
 
 
-async def create_file(library: Library, parent: str, display_name: str, purpose: str, chunks: AsyncIterator[bytes]) -> Record:
-    """Keep an upload, in constant memory. Raises: InvalidInput (every mistake at once), OverLimit, Unavailable."""
-    project = parse("projects/{project}", parent)["project"]
+async def create_file(
+    library: Library, parent: str, display_name: str, purpose: str, chunks: AsyncIterator[bytes], request_id: str = ""
+) -> Record:
+    """Keep an upload, in constant memory; with a request_id that was used before, return what that made.
+
+    Raises: InvalidInput (every mistake at once), OverLimit, Unavailable.
+    """
+    parse("projects/{project}", parent)
     if violations := file.metadata_violations(display_name, purpose):
         told = " ".join(violation.description for violation in violations)
         raise InvalidInput(f"The file can't be kept: {told}", reason="FILE_INVALID", violations=violations)
@@ -50,7 +55,8 @@ async def create_file(library: Library, parent: str, display_name: str, purpose:
             raise InvalidInput(f"{display_name} is empty; send its content.", reason="FILE_EMPTY", violations=[nothing])
         artifact = await asyncio.to_thread(library.store.put, UPLOADS_PREFIX, spool.rewound())
     upload = File(display_name, purpose, artifact)
-    return await library.database.create(file.KIND, f"projects/{project}/files/{new_id('file')}", upload.to_document())
+    once = f"{parent}:{request_id}" if request_id else ""  # two projects may choose the same
+    return await library.database.create(file.KIND, f"{parent}/files/{new_id('file')}", upload.to_document(), request_id=once)
 
 
 async def get_file(library: Library, name: str) -> Record:

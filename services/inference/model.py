@@ -13,6 +13,7 @@ BASE_NAME = "models/{model}"
 ADAPTER_NAME = "projects/{project}/models/{model}"
 ID_DIGITS = 24
 SUFFIX = re.compile(r"[a-z0-9-]{0,64}")
+CHECKPOINT = re.compile(r"ckpt-step-[1-9][0-9]{0,9}")
 PROVENANCE_KEYS = (
     "job", "attempt", "base", "dataset", "recipe", "best_step", "steps", "trained_tokens", "phases", "peak_memory_bytes",
     "environment",
@@ -81,9 +82,9 @@ def adapter_name(project: str, digest: str) -> str:
     return f"projects/{project}/models/{digest[:ID_DIGITS]}"
 
 
-def public_id(base_public_id: str, project: str, suffix: str, name: str) -> str:
-    """The name to ask for in the OpenAI API; an empty suffix keeps its place, as OpenAI's does."""
-    return f"ft:{base_public_id}:{project}:{suffix}:{last(name)}"
+def public_id(base_public_id: str, project: str, suffix: str, name: str, step: int = 0) -> str:
+    """The name to ask for in the OpenAI API; an empty suffix keeps its place, and a step is told at the end, as OpenAI's are."""
+    return f"ft:{base_public_id}:{project}:{suffix}:{last(name)}" + (f":ckpt-step-{step}" if step else "")
 
 
 def name_of_public_id(given: str) -> tuple[str, str] | None:
@@ -91,6 +92,8 @@ def name_of_public_id(given: str) -> tuple[str, str] | None:
     if not given.startswith("ft:"):
         return None
     parts = given.split(":")
+    if len(parts) == 6 and CHECKPOINT.fullmatch(parts[5]):
+        del parts[5]
     if len(parts) != 5 or not all(parts[i] for i in (1, 2, 4)):
         raise InvalidInput(f"{given!r} is not ft:{{base}}:{{project}}:{{suffix}}:{{id}}.", reason="NAME_INVALID")
     return parts[2], f"projects/{parts[2]}/models/{parts[4]}"

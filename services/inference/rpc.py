@@ -29,7 +29,8 @@ class ModelRpc(model_pb2_grpc.ModelServiceServicer):
 
     async def CreateModel(self, request: model_pb2.CreateModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
         """See the proto."""
-        return _model(await use_cases.create_model(self._inference, request.parent, request.manifest_key, request.suffix))
+        record = await use_cases.create_model(self._inference, request.parent, request.manifest_key, request.suffix, request.step)
+        return _model(record)
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
         """See the proto."""

@@ -77,11 +77,13 @@ async def list_entries(inference: Inference, after: int | None, limit: int) -> S
     return await inference.database.list(catalogue.KIND, "", after=after, limit=limit)
 
 
-async def create_model(inference: Inference, parent: str, manifest_key: str, suffix: str) -> Record:
+async def create_model(inference: Inference, parent: str, manifest_key: str, suffix: str, step: int = 0) -> Record:
     """Register the adapter that a manifest describes; twice is once. Raises: InvalidInput (all violations), NotFound."""
     project = parse("projects/{project}", parent)["project"]
     if not model.SUFFIX.fullmatch(suffix):
         raise InvalidInput(f"The suffix {suffix!r} has to be at most 64 of a-z, 0-9 and -.", reason="SUFFIX_INVALID")
+    if step < 0:
+        raise InvalidInput(f"The step is {step}; it counts from 1, and 0 says that there is none.", reason="STEP_INVALID")
     manifest = Manifest.from_json(await asyncio.to_thread(inference.store.read, manifest_key))
     base = await _base_of(inference, manifest)
     rank = await asyncio.to_thread(_check_adapter, inference, manifest, base)
@@ -93,7 +95,7 @@ async def create_model(inference: Inference, parent: str, manifest_key: str, suf
         name=name,
         kind="ADAPTER",
         digest=manifest.digest,
-        public_id=model.public_id(base.public_id, project, suffix, name),
+        public_id=model.public_id(base.public_id, project, suffix, name, step),
         manifest_key=manifest_key,
         size_bytes=manifest.size_bytes,
         base=base.name,

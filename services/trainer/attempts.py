@@ -18,6 +18,7 @@ import asyncio
 import json
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -30,13 +31,13 @@ from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.trainer import recipe
 from services.trainer.job import ATTEMPT_KIND, KIND, MAX_CRASHES, Job, now
+from services.trainer.proving import prove, state_event
 from services.trainer.use_cases import Trainer, token_sha256
 
 LOOK_AGAIN_S = 0.5
 EXIT_INVALID_INPUT = 64
 EXITS_STOPPED = (75, 143)  # told to leave: after a checkpoint, or before it had begun
 PAUSE_LIMIT_S = 600.0  # a worker that has not left by then, between two steps, is stopped by the launcher
-PROVE_LOOKS = 90  # of up to 20 s each; looks, not time: a machine that was off for a night has not looked
 
 
 async def reconcile_job(trainer: Trainer, record: Record) -> Change:
@@ -46,7 +47,7 @@ async def reconcile_job(trainer: Trainer, record: Record) -> Change:
         "VALIDATING": _validate,
         "PENDING": _start,
         "RUNNING": _observe,
-        "PROVING": _prove,
+        "PROVING": prove,
         "PAUSING": _pause,
         "CANCELLING": _cancel,
     }[job.state]
@@ -75,10 +76,14 @@ async def _validate(trainer: Trainer, job: Job) -> Change:
             NewEvent("HYPERPARAMETER", f"{c.name} = {c.value} ({c.rule}).", data={"name": c.name, "value": c.value})
             for c in choices
         ),
-        *(NewEvent("WARNING", text, "WARNING") for text in [*recipe.warnings(chosen), *dataset["warnings"]]),
+        *(NewEvent("WARNING", text, "WARNING") for text in _warnings(chosen, dataset)),
     ]
     moved = job.move("PENDING", dataset=name, dataset_spec=dataset, base=base, recipe=chosen.to_document())
-    return Change(moved.to_document(), 0.0, [*events, _state_event(moved, "The job waits for its turn.")])
+    return Change(moved.to_document(), 0.0, [*events, state_event(moved, "The job waits for its turn.")])
+
+
+def _warnings(chosen: recipe.Recipe, dataset: Mapping[str, Any]) -> list[str]:
+    return [*recipe.warnings(chosen, has_validation=bool(dataset["validation"])), *dataset["warnings"]]
 
 
 async def _start(trainer: Trainer, job: Job) -> Change:
@@ -88,7 +93,7 @@ async def _start(trainer: Trainer, job: Job) -> Change:
         if seen.state == WorkloadState.PENDING:
             return Change(job.to_document(), LOOK_AGAIN_S)
         moved = job.move("RUNNING", start_time=job.start_time or now())
-        return Change(moved.to_document(), LOOK_AGAIN_S, [_state_event(moved, f"Attempt {job.attempt} runs.")])
+        return Change(moved.to_document(), LOOK_AGAIN_S, [state_event(moved, f"Attempt {job.attempt} runs.")])
     attempt = await _launch(trainer, job)
     if (await trainer.database.get(KIND, job.name)).document["state"] != job.state:
         # Somebody cancelled or paused while we launched, and may have looked before there was anything to stop.
@@ -157,7 +162,7 @@ async def _observe(trainer: Trainer, job: Job) -> Change:
 
 def _trained(job: Job) -> Change:
     moved = job.move("PROVING")
-    return Change(moved.to_document(), 0.0, [_state_event(moved, "Training is done; the adapter is proven on its server.")])
+    return Change(moved.to_document(), 0.0, [state_event(moved, "Training is done; the adapter is proven on its server.")])
 
 
 async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change:
@@ -209,9 +214,7 @@ async def _pause(trainer: Trainer, job: Job) -> Change:
             return Change(job.to_document(), LOOK_AGAIN_S)
         await _raise_refusal(trainer, job, seen)
     paused = job.move("PAUSED", is_attempt_over=True)
-    return Change(
-        paused.to_document(), None, [_state_event(paused, "The job is paused; resume it to go on from its checkpoint.")]
-    )
+    return Change(paused.to_document(), None, [state_event(paused, "The job is paused; resume it to go on from its checkpoint.")])
 
 
 async def _has_result(trainer: Trainer, job: Job) -> bool:
@@ -220,30 +223,6 @@ async def _has_result(trainer: Trainer, job: Job) -> bool:
     except errors.ArtifactNotFound:
         return False
     return True
-
-
-async def _prove(trainer: Trainer, job: Job) -> Change:
-    """Register the model and wait, look by look, until it is proven on a server."""
-    if not job.model:
-        model, public_id = await trainer.peers.register(project_of(job.name), job.manifest_key, job.suffix)
-        registered = replace(job, model=model, fine_tuned_model=public_id)
-        event = NewEvent("MODEL_REGISTERED", f"The model is registered as {public_id}.", data={"model": model})
-        return Change(registered.to_document(), 0.0, [event])
-    try:
-        proof = await trainer.peers.prove(job.model)
-    except errors.Unavailable as error:
-        if error.reason == "UNREACHABLE":  # nobody looked
-            return Change(job.to_document(), 1.0)
-        if job.prove_look_count >= PROVE_LOOKS:
-            raise errors.WrongState(
-                f"No server could load {job.model} in {job.prove_look_count} looks: {error.message}", reason="NOT_SERVED"
-            ) from error
-        return Change(replace(job, prove_look_count=job.prove_look_count + 1).to_document(), 1.0)
-    succeeded = job.move("SUCCEEDED")
-    events = [NewEvent("MODEL_PROVEN", "The server's answers are the model's.", data=proof)]
-    return Change(
-        succeeded.to_document(), None, [*events, _state_event(succeeded, f"The job has succeeded: {job.fine_tuned_model}.")]
-    )
 
 
 async def _cancel(trainer: Trainer, job: Job) -> Change:
@@ -258,8 +237,4 @@ async def _cancel(trainer: Trainer, job: Job) -> Change:
 
 
 def _ended(job: Job, message: str, level: str) -> Change:
-    return Change(job.to_document(), None, [_state_event(job, message, level)])
-
-
-def _state_event(job: Job, message: str, level: str = "INFO") -> NewEvent:
-    return NewEvent("STATE_CHANGED", message, level, {"state": job.state})
+    return Change(job.to_document(), None, [state_event(job, message, level)])

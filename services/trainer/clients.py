@@ -1,6 +1,6 @@
 """What the trainer asks of other services, as values of its own words."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from afina.v1 import (
@@ -18,6 +18,8 @@ from services.common.transport.grpc_client import Client
 
 FINALIZE_TIMEOUT_S = 50.0
 PROVE_LOOK_S = 20.0
+CHUNK_BYTES = 1 << 20
+RESULTS_PURPOSE = "fine-tune-results"
 
 
 class Peers(Protocol):
@@ -35,8 +37,11 @@ class Peers(Protocol):
     async def base(self, public_id: str) -> dict[str, Any]:
         """Return manifest_key, digest, name and public_id of a base. Raises: NotFound."""
 
-    async def register(self, project: str, manifest_key: str, suffix: str) -> tuple[str, str]:
-        """Register a result and return the Model's name and public id. Raises: InvalidInput."""
+    async def register(self, project: str, manifest_key: str, suffix: str, step: int = 0) -> tuple[str, str]:
+        """Register a result, or with a step a published checkpoint; return name and public id. Raises: InvalidInput."""
+
+    async def keep_results(self, project: str, display_name: str, content: bytes, request_id: str) -> str:
+        """Make a File that people can download and return its name; the same request_id is the same File."""
 
     async def prove(self, model: str) -> dict[str, Any]:
         """See to it that a Model is proven on a server, for a bounded time. Raises: Unavailable (not yet), WrongState."""
@@ -87,11 +92,25 @@ class GrpcPeers:
             "public_id": entry.name.rpartition("/")[2],
         }
 
-    async def register(self, project: str, manifest_key: str, suffix: str) -> tuple[str, str]:
+    async def register(self, project: str, manifest_key: str, suffix: str, step: int = 0) -> tuple[str, str]:
         """See Peers."""
-        request = model_pb2.CreateModelRequest(parent=f"projects/{project}", manifest_key=manifest_key, suffix=suffix)
+        request = model_pb2.CreateModelRequest(parent=f"projects/{project}", manifest_key=manifest_key, suffix=suffix, step=step)
         model = await self._models.CreateModel(request)
         return model.name, model.public_id
+
+    async def keep_results(self, project: str, display_name: str, content: bytes, request_id: str) -> str:
+        """See Peers."""
+        metadata = file_pb2.FileMetadata(
+            parent=f"projects/{project}", display_name=display_name, purpose=RESULTS_PURPOSE, request_id=request_id
+        )
+
+        async def messages() -> AsyncIterator[file_pb2.CreateFileRequest]:
+            yield file_pb2.CreateFileRequest(metadata=metadata)
+            for at in range(0, len(content), CHUNK_BYTES):
+                yield file_pb2.CreateFileRequest(chunk=content[at : at + CHUNK_BYTES])
+
+        file = await self._files.CreateFile(messages())
+        return str(file.name)
 
     async def prove(self, model: str) -> dict[str, Any]:
         """See Peers."""

@@ -1,6 +1,6 @@
 """FineTuningJob: dataset + base model + recipe → a Model. Its fields, states and legal moves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -47,6 +47,8 @@ class Job:
     crash_count: int = 0
     model: str = ""
     fine_tuned_model: str = ""
+    result_file: str = ""
+    checkpoints: Sequence[Mapping[str, Any]] = ()  # as published_checkpoints in the manifest; without model: could not be served
     error: Mapping[str, Any] = field(default_factory=dict)
     start_time: str = ""
     pause_time: str = ""

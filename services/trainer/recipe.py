@@ -25,6 +25,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_length": (16, 131072),
     "validation_interval_steps": (1, 100_000),
     "seed": (0, 2**31 - 1),
+    "early_stopping_patience": (1, 1000),
+    "published_checkpoint_count": (0, 10),
 }
 USUAL: dict[str, tuple[float, float]] = {"learning_rate": (1e-5, 1e-3), "epochs": (1, 10), "rank": (4, 64)}
 
@@ -47,6 +49,8 @@ class Recipe:
     max_length: int
     validation_interval_steps: int
     seed: int
+    early_stopping_patience: int | None = None  # validations without a lower loss; None: to the end
+    published_checkpoint_count: int = 0  # of the last epochs' adapters
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -89,13 +93,15 @@ def check(asked: Mapping[str, Any]) -> list[Violation]:
     return violations
 
 
-def warnings(recipe: Recipe) -> list[str]:
-    """Return a sentence for each value outside what is usual for LoRA."""
+def warnings(recipe: Recipe, *, has_validation: bool = True) -> list[str]:
+    """Return a sentence for each value outside what is usual for LoRA, and for what will have no effect."""
     told = []
     for name, (low, high) in USUAL.items():
         value = getattr(recipe, name)
         if not low <= value <= high:
             told.append(f"{name} is {value:g}; usual for LoRA is {low:g} to {high:g}.")
+    if recipe.early_stopping_patience is not None and not has_validation:
+        told.append("early_stopping_patience has no effect: there are no validation rows to tell when to stop.")
     return told
 
 
@@ -145,6 +151,8 @@ def resolve(asked: Mapping[str, Any], *, train_rows: int, base_config: Mapping[s
         max_length=take("max_length", max_length, "2048, or the base's own limit where that is less"),
         validation_interval_steps=take("validation_interval_steps", max(1, steps // 5), "five times in a job"),
         seed=take("seed", 0, "0"),
+        early_stopping_patience=asked.get("early_stopping_patience"),
+        published_checkpoint_count=asked.get("published_checkpoint_count") or 0,
     )
     return recipe, choices
 

@@ -1,6 +1,6 @@
 """FineTuningJobService and WorkerService: proto ↔ use case."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -17,7 +17,8 @@ from services.trainer.use_cases import Trainer
 TOKEN_KEY = "afina-attempt-token"
 _OPTIONAL = (
     "learning_rate", "epochs", "batch_size", "rank", "alpha", "dropout", "warmup_fraction", "weight_decay", "max_gradient_norm",
-    "max_length", "validation_interval_steps", "seed", "learning_rate_multiplier",
+    "max_length", "validation_interval_steps", "seed", "learning_rate_multiplier", "early_stopping_patience",
+    "published_checkpoint_count",
 )  # fmt: skip
 
 
@@ -142,12 +143,25 @@ def message_of(record: Record, progress: Any) -> pb.FineTuningJob:
         start_time=wire.timestamp(job.start_time),
         end_time=wire.timestamp(job.end_time),
         etag=str(record.version),
+        checkpoints=[_checkpoint(told) for told in job.checkpoints if told["model"]],
+        result_files=[job.result_file] if job.result_file else [],
     )
     if job.split:
         json_format.ParseDict(dict(job.split), message.split)
     if progress:
         json_format.ParseDict(dict(progress), message.progress, ignore_unknown_fields=True)
     return message
+
+
+def _checkpoint(told: Mapping[str, Any]) -> pb.PublishedCheckpoint:
+    numbers = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    return pb.PublishedCheckpoint(
+        step=told["step"],
+        model=told["model"],
+        public_id=told["public_id"],
+        create_time=wire.timestamp(told["create_time"]),
+        **{name: told["metrics"][name] for name in numbers if name in told["metrics"]},
+    )
 
 
 def _asked(recipe: pb.Recipe) -> dict[str, Any]:

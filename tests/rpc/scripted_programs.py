@@ -224,9 +224,14 @@ class Endpoints(endpoint_pb2_grpc.EndpointServiceServicer):
 
 
 class Models(model_pb2_grpc.ModelServiceServicer):
-    """One base and one adapter."""
+    """One base and one adapter, and what the test puts beside them."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
 
     async def GetModel(self, request: Any, context: Any) -> Any:
+        if request.name in self.world.models:
+            return self.world.models[request.name]
         if request.name not in ("base", BASE, "SmolLM2-135M-Instruct", TUNED):
             raise NotFound(f"There is no model {request.name}.")
         name = TUNED if request.name == TUNED else BASE
@@ -261,6 +266,7 @@ class World:
     suites: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     job_end: str = "SUCCEEDED"
     refusal: str = ""
@@ -313,7 +319,7 @@ async def scripted_programs(folder: Path) -> AsyncIterator[World]:
         registration(suite_pb2_grpc, suite_pb2, "SuiteService", Suites(world)),
         registration(evaluation_pb2_grpc, evaluation_pb2, "EvaluationService", Evaluations(world)),
         registration(endpoint_pb2_grpc, endpoint_pb2, "EndpointService", Endpoints(world)),
-        registration(model_pb2_grpc, model_pb2, "ModelService", Models()),
+        registration(model_pb2_grpc, model_pb2, "ModelService", Models(world)),
         registration(catalogue_pb2_grpc, catalogue_pb2, "CatalogueService", Catalogue(world)),
     ]
     async with serving(*registrations) as address, _chat(world) as url:

@@ -100,7 +100,12 @@ async def test_a_job_is_created_with_its_recipe_watched_and_listed(world: World)
         "1e-3",
         "--target-module",
         "q_proj",
+        "--early-stopping-patience",
+        "3",
+        "--published-checkpoint-count",
+        "2",
     )
+    assert (created["recipe"]["early_stopping_patience"], created["recipe"]["published_checkpoint_count"]) == (3, 2)
     assert created["recipe"]["learning_rate"] == 1e-3
     assert created["recipe"]["target_modules"] == ["q_proj"]
     assert "epochs" not in created["recipe"]

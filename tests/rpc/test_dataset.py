@@ -240,6 +240,20 @@ async def test_an_upload_with_wrong_metadata_is_refused_with_every_mistake(
     assert [violation.field for violation in request.field_violations] == fields
 
 
+async def test_a_service_keeps_results_once_and_they_make_no_dataset(running: Running) -> None:
+    async def sent(parent: str = PROJECT) -> AsyncIterator[file_pb2.CreateFileRequest]:
+        metadata = file_pb2.FileMetadata(parent=parent, display_name="m.csv", purpose="fine-tune-results", request_id="job/m.csv")
+        yield file_pb2.CreateFileRequest(metadata=metadata)
+        yield file_pb2.CreateFileRequest(chunk=b"step,train_loss\n")
+
+    first = await running.files.CreateFile(sent())
+    assert (await running.files.CreateFile(sent())).name == first.name
+    assert (await running.files.CreateFile(sent("projects/other"))).name != first.name
+    assert await running.read(first.name) == b"step,train_loss\n"
+    code, info, _ = await refused(running.files.FinalizeFile(file_pb2.FinalizeFileRequest(name=first.name)))
+    assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PURPOSE_UNSUPPORTED")
+
+
 async def test_an_upload_without_bytes_is_refused(running: Running) -> None:
     code, info, _ = await refused(running.upload(b""))
     assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FILE_EMPTY")

@@ -4,119 +4,24 @@ The workers, the model server and `inference` do what the test says; all sockets
 """
 
 import asyncio
-import contextlib
-import functools
 import io
-import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from afina.v1 import (
-    catalogue_pb2,
-    dataset_pb2,
-    dataset_pb2_grpc,
-    file_pb2,
-    file_pb2_grpc,
-    fine_tuning_job_pb2,
-    fine_tuning_job_pb2_grpc,
-)
 
-from services.common.backends.database.sql import SqlDatabase
-from services.common.backends.object_store.local import LocalObjectStore
-from services.common.ports.database import NewEvent
-from services.common.ports.manifest import Manifest, put_folder
-from services.common.reconcile import Reconciler
-from services.common.transport.grpc_server import registration
-from services.dataset.rpc import DatasetRpc, FileRpc
-from services.dataset.use_cases import Library
-from services.gateway.app import Limits
-from services.trainer.attempts import reconcile_job
-from services.trainer.clients import GrpcPeers
 from services.trainer.job import KIND
-from services.trainer.rpc import FineTuningJobRpc
-from services.trainer.use_cases import Trainer
-from tests.builders import chat, eventually, jsonl, serving
-from tests.fakes import ScriptedLauncher
-from tests.fakes_upstream import RunningGateway, ScriptedInference, ScriptedUpstream, running_gateway
-
-ADAPTER = "ad" * 32  # the digest that ScriptedInference gives what it registers
-ROWS = jsonl(chat(f"Is number {n} even?", "yes" if n % 2 == 0 else "no") for n in range(60))
-
-
-@dataclass
-class World:
-    gateway: RunningGateway
-    trainer: Trainer
-    launcher: ScriptedLauncher
-    inference: ScriptedInference
-    upstream: ScriptedUpstream
-    store: LocalObjectStore
-
-    @property
-    def client(self) -> openai.AsyncOpenAI:
-        return self.gateway.client()
-
-    async def upload(self, rows: bytes = ROWS, name: str = "rows.jsonl") -> str:
-        return (await self.client.files.create(file=(name, rows), purpose="fine-tune")).id
-
-    async def status(self, job_id: str, status: str) -> Any:
-        async def look() -> Any:
-            job = await self.client.fine_tuning.jobs.retrieve(job_id)
-            return job if job.status == status else None
-
-        return await eventually(look)
-
-    async def train(self, job_id: str) -> None:
-        """Do what a worker does: report a step, commit the result."""
-        name = f"projects/default/fineTuningJobs/{job_id}"
-        await eventually(lambda: f"{job_id}-1" in self.launcher.manifests)
-        step = {"step": 4, "total_steps": 5, "epoch": 0.8, "train_loss": 0.5, "eta_s": 30.0, "trained_tokens": 1234}
-        await self.trainer.database.append(KIND, name, [NewEvent("STEP", "Step 4 of 5.", data=step)])
-        self.store.commit(f"jobs/{job_id}/manifest.json", Manifest("adapter", (), {}).to_json())
-
-    async def serve(self, public_id: str, model: str) -> None:
-        """Do what inference does with a proven model: give it a route."""
-        self.inference.put(public_id, model, ADAPTER, self.upstream.replica(ADAPTER), kind="adapter", project="default")
-        await self.gateway.knows(public_id)
+from tests.builders import eventually
+from tests.fakes_upstream import running_gateway
+from tests.rpc.jobs_world import ADAPTER, ROWS, World, jobs_world
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    store, launcher = LocalObjectStore(tmp_path / "objects"), ScriptedLauncher()
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "config.json").write_text(json.dumps({"hidden_size": 576, "architectures": ["LlamaForCausalLM"]}))
-    store.commit("manifests/bases/b.json", put_folder(store, "bases", base, "base", {}).to_json())
-    library = Library(SqlDatabase(f"sqlite:///{tmp_path}/dataset.db"), store)
-    async with contextlib.AsyncExitStack() as stack:
-        inference = await stack.enter_async_context(ScriptedInference().running())
-        upstream = await stack.enter_async_context(ScriptedUpstream(ADAPTER).running())
-        for alias in ("tiny", "gpt-4o-mini"):
-            inference.entries[f"catalogueEntries/{alias}"] = catalogue_pb2.CatalogueEntry(
-                name="catalogueEntries/tiny", model="models/b", digest="b" * 64, manifest_key="manifests/bases/b.json"
-            )
-        dataset = await stack.enter_async_context(
-            serving(
-                registration(file_pb2_grpc, file_pb2, "FileService", FileRpc(library)),
-                registration(dataset_pb2_grpc, dataset_pb2, "DatasetService", DatasetRpc(library)),
-            )
-        )
-        database = SqlDatabase(f"sqlite:///{tmp_path}/trainer.db")
-        trainer = Trainer(database, store, launcher, GrpcPeers(dataset, inference.address), {})
-        service = registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer))
-        address = await stack.enter_async_context(serving(service))
-        loop = Reconciler(database, KIND, functools.partial(reconcile_job, trainer), idle_s=0.02)
-        reconciling = asyncio.ensure_future(loop.run())
-        stack.callback(reconciling.cancel)
-        limits = Limits(max_file_bytes=2 << 20)
-        gateway = await stack.enter_async_context(
-            running_gateway(tmp_path, inference.address, dataset=dataset, trainer=address, limits=limits)
-        )
-        yield World(gateway, trainer, launcher, inference, upstream, store)
+    async with jobs_world(tmp_path) as running:
+        yield running
 
 
 async def test_the_sdks_own_flow_goes_from_a_file_to_an_answer(world: World) -> None:
@@ -215,30 +120,6 @@ async def test_a_job_can_be_cancelled_once(world: World) -> None:
     assert "has ended" in await eventually(refused)
 
 
-async def test_a_job_can_be_paused_and_resumed(world: World) -> None:
-    jobs = world.client.fine_tuning.jobs
-    job = await jobs.create(training_file=await world.upload(), model="tiny")
-    with pytest.raises(openai.BadRequestError):
-        await jobs.resume(job.id)
-    await world.status(job.id, "running")
-    assert (await jobs.pause(job.id)).status == "paused"  # type: ignore[comparison-overlap]
-    world.launcher.end(f"{job.id}-1", 75)
-    paused = await eventually(lambda: _state_is(world, job.id, "PAUSED"))
-    assert paused
-    assert (await jobs.retrieve(job.id)).finished_at is None
-    assert (await jobs.resume(job.id)).status == "queued"
-    await eventually(lambda: f"{job.id}-2" in world.launcher.manifests)
-    await world.train(job.id)
-    await world.status(job.id, "running")
-    world.inference.replicas["projects/default/models/m0"] = [world.upstream.replica(ADAPTER)]
-    assert (await world.status(job.id, "succeeded")).fine_tuned_model
-
-
-async def _state_is(world: World, job_id: str, state: str) -> bool:
-    record = await world.trainer.database.get(KIND, f"projects/default/fineTuningJobs/{job_id}")
-    return bool(record.document["state"] == state)
-
-
 async def test_jobs_are_listed_newest_first_by_pages_and_by_metadata(world: World) -> None:
     file = await world.upload()
     made = [
@@ -318,6 +199,7 @@ async def test_files_are_listed_in_both_orders_and_by_purpose(world: World) -> N
     ("file", "fields", "status", "param"),
     [
         (("rows.jsonl", ROWS), {"purpose": "assistants"}, 400, "purpose"),
+        (("rows.jsonl", ROWS), {"purpose": "fine-tune-results"}, 400, "purpose"),
         (("a/b\x01.jsonl", ROWS), {"purpose": "fine-tune"}, 400, "file"),
         (("rows.jsonl", b""), {"purpose": "fine-tune"}, 400, "file"),
         (("rows.jsonl", ROWS), {"purpose": "fine-tune", "expires_after": {"anchor": "created_at", "seconds": 3600}}, 400, None),

@@ -344,6 +344,20 @@ async def test_an_adapter_is_registered_once_however_often_and_found_by_its_publ
     assert world.store.read(f"manifests/adapters/{first.digest}.json") == world.store.read(key)
 
 
+async def test_an_adapter_published_at_a_step_says_so_in_its_name_and_can_be_served(world: World) -> None:
+    await world.add_base()
+    request = model_pb2.CreateModelRequest(parent=PARENT, manifest_key=world.put_adapter(), suffix="reviews", step=40)
+    checkpoint = await world.models.CreateModel(request)
+    assert checkpoint.public_id == f"ft:tiny:default:reviews:{checkpoint.digest[:24]}:ckpt-step-40"
+    assert await world.get(checkpoint.public_id, PARENT) == checkpoint
+    for other in (":ckpt-step-41", "", ":ckpt-step-x", ":ckpt-step-40:more"):
+        with pytest.raises((errors.NotFound, errors.InvalidInput)):
+            await world.get(checkpoint.public_id.replace(":ckpt-step-40", other), PARENT)
+    assert checkpoint.public_id in await world.routes()
+    with pytest.raises(errors.InvalidInput):
+        await world.models.CreateModel(model_pb2.CreateModelRequest(parent=PARENT, manifest_key=request.manifest_key, step=-1))
+
+
 async def test_an_adapter_is_not_found_from_another_project(world: World) -> None:
     await world.add_base()
     adapter = await world.add_adapter(suffix="reviews")

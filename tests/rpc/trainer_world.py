@@ -39,6 +39,10 @@ class ScriptedPeers:
     file_error: errors.AfinaError | None = None
     proof_errors: list[errors.AfinaError] = field(default_factory=list)
     registered: list[tuple[str, str, str]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    refused_steps: set[int] = field(default_factory=set)
+    results: dict[str, bytes] = field(default_factory=dict)
+    validation: dict[str, Any] | None = None
 
     async def finalize(self, file: str, split: Mapping[str, Any]) -> str:
         if self.file_error:
@@ -51,7 +55,7 @@ class ScriptedPeers:
             "name": name,
             "digest": "d" * 64,
             "train": part,
-            "validation": None,
+            "validation": self.validation,
             "test": None,
             "row_count": 800,
             "warnings": [],
@@ -66,9 +70,18 @@ class ScriptedPeers:
             raise errors.NotFound(f"There is no base {public_id}.")
         return {"manifest_key": self.base_manifest_key, "digest": "b" * 64, "name": "models/b", "public_id": "tiny"}
 
-    async def register(self, project: str, manifest_key: str, suffix: str) -> tuple[str, str]:
+    async def register(self, project: str, manifest_key: str, suffix: str, step: int = 0) -> tuple[str, str]:
+        if step in self.refused_steps:
+            raise errors.InvalidInput("Its weights are not finite.", reason="ADAPTER_NOT_FINITE")
         self.registered.append((project, manifest_key, suffix))
+        if step:
+            self.steps.append(step)
+            return f"projects/default/models/m{step}", f"ft:tiny:default::m{step}:ckpt-step-{step}"
         return "projects/default/models/m", "ft:tiny:default::m"
+
+    async def keep_results(self, project: str, display_name: str, content: bytes, request_id: str) -> str:
+        self.results[request_id] = content
+        return f"projects/{project}/files/file-{len(self.results)}"
 
     async def prove(self, model: str) -> dict[str, Any]:
         if self.proof_errors:
@@ -121,9 +134,9 @@ class World:
         job: pb.FineTuningJob = await self.jobs.ResumeFineTuningJob(pb.ResumeFineTuningJobRequest(name=name))
         return job
 
-    def commit_result(self, name: str) -> None:
+    def commit_result(self, name: str, **data: Any) -> None:
         job_id = name.rpartition("/")[2]
-        self.store.commit(f"jobs/{job_id}/manifest.json", Manifest("adapter", (), {}).to_json())
+        self.store.commit(f"jobs/{job_id}/manifest.json", Manifest("adapter", (), data).to_json())
 
 
 @contextlib.asynccontextmanager

@@ -122,6 +122,8 @@ def _upload(fields: dict[str, Any]) -> UploadFile:
         raise invalid("file", "Missing required parameter: 'file', sent as a file of multipart/form-data.", "MISSING_PARAMETER")
     if not isinstance(fields.get("purpose"), str):
         raise invalid("purpose", "Missing required parameter: 'purpose'; send fine-tune.", "MISSING_PARAMETER")
+    if fields["purpose"] != "fine-tune":
+        raise invalid("purpose", f"Invalid 'purpose': {fields['purpose']!r:.60} is not a purpose for uploads; send 'fine-tune'.")
     return upload
 
 

@@ -17,7 +17,7 @@ from services.common.transport.wire import MAX_PAGE
 from services.gateway.keys import ApiKey
 from services.gateway.openai.callers import manager
 from services.gateway.openai.errors import invalid, parse_json
-from services.gateway.openai.fine_tuning_objects import event_of, job_of, sequence_of
+from services.gateway.openai.fine_tuning_objects import checkpoint_of, event_of, job_of, sequence_of
 from services.gateway.openai.fine_tuning_parameters import asked_job
 from services.gateway.openai.paging import PAGE, every, only_query, page
 from services.gateway.routing import model_not_found
@@ -67,6 +67,13 @@ def router(jobs: Client, max_body_bytes: int, body_timeout_s: float) -> APIRoute
         found = every(jobs.ListFineTuningJobs, call, "fine_tuning_jobs")
         return await page((job_of(job) async for job in found if _has_metadata(job, wanted)), after, limit)
 
+    _add_one_job(routes, jobs)
+    return routes
+
+
+def _add_one_job(routes: APIRouter, jobs: Client) -> None:
+    """Add the routes of a job that exists."""
+
     @routes.get("/{job_id}")
     async def retrieve(job_id: str, key: Manager) -> dict[str, Any]:
         return job_of(await jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=_name(key, job_id))))
@@ -90,7 +97,10 @@ def router(jobs: Client, max_body_bytes: int, body_timeout_s: float) -> APIRoute
             raise invalid("after", f"Invalid 'after': there is no event with the id '{after[:100]}' in this list.")
         return await page(_newest_first(events), after, limit)
 
-    return routes
+    @routes.get("/{job_id}/checkpoints", dependencies=[Depends(only_query("after", "limit"))])
+    async def list_checkpoints(job_id: str, key: Manager, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
+        job = await jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=_name(key, job_id)))
+        return await page(_newest_first([checkpoint_of(job_id, told) for told in job.checkpoints]), after, limit)
 
 
 def _name(key: ApiKey, job_id: str) -> str:
@@ -112,9 +122,9 @@ async def _events(jobs: Client, name: str) -> AsyncIterator[Any]:
         after = events[-1].sequence
 
 
-async def _newest_first(events: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-    for event in reversed(events):
-        yield event
+async def _newest_first(oldest_first: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    for item in reversed(oldest_first):
+        yield item
 
 
 def _metadata_filter(request: Request) -> dict[str, str] | None:

@@ -46,7 +46,7 @@ def job_of(job: pb.FineTuningJob, now: Callable[[], float] = time.time) -> dict[
         "fine_tuned_model": job.fine_tuned_model or None,
         "training_file": last(job.training_file),
         "validation_file": None,
-        "result_files": [last(mistakes_file)] if mistakes_file else [],
+        "result_files": [last(file) for file in [*job.result_files, mistakes_file] if file],
         "trained_tokens": job.progress.trained_tokens if has_succeeded else None,
         "hyperparameters": hyperparameters,
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
@@ -56,6 +56,30 @@ def job_of(job: pb.FineTuningJob, now: Callable[[], float] = time.time) -> dict[
         "integrations": [],
         "error": error,
         "organization_id": project_of(job.name),
+    }
+
+
+def checkpoint_of(job_id: str, checkpoint: pb.PublishedCheckpoint) -> dict[str, Any]:
+    """Return a model published at a step as OpenAI writes it; all validation rows are used each time, so valid is full_valid."""
+    has_validation = checkpoint.HasField("validation_loss")
+    loss, accuracy = checkpoint.validation_loss, checkpoint.validation_accuracy
+    validation = {
+        "valid_loss": loss, "valid_mean_token_accuracy": accuracy,
+        "full_valid_loss": loss, "full_valid_mean_token_accuracy": accuracy,
+    }  # fmt: skip
+    return {
+        "id": f"ftckpt-{job_id.removeprefix('ftjob-')}-{checkpoint.step}",
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": checkpoint.create_time.seconds,
+        "fine_tuning_job_id": job_id,
+        "fine_tuned_model_checkpoint": checkpoint.public_id,
+        "step_number": checkpoint.step,
+        "metrics": {
+            "step": checkpoint.step,
+            "train_loss": checkpoint.train_loss,
+            "train_mean_token_accuracy": checkpoint.train_accuracy,
+            **(validation if has_validation else dict.fromkeys(validation)),
+        },
     }
 
 

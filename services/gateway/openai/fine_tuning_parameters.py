@@ -16,6 +16,7 @@ _KNOWN = frozenset((
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SUFFIX = re.compile(r"[a-z0-9-]{1,64}")
 _RECIPE = {"n_epochs": "epochs", "batch_size": "batch_size", "learning_rate_multiplier": "learning_rate_multiplier"}
+PUBLISHED_CHECKPOINTS = 3  # as many of the last epochs as OpenAI keeps
 MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
 
 
@@ -79,7 +80,7 @@ def _recipe(given: Mapping[str, Any]) -> pb.Recipe:
             raise invalid("hyperparameters", "Give 'hyperparameters' or 'method.supervised.hyperparameters', not both.")
         if not parameters:
             path, parameters = "method.supervised.hyperparameters", supervised.get("hyperparameters", {})
-    recipe = pb.Recipe()
+    recipe = pb.Recipe(published_checkpoint_count=PUBLISHED_CHECKPOINTS)
     for name, value in _object(path, parameters, set(_RECIPE)).items():
         if value != "auto":
             setattr(recipe, _RECIPE[name], _number(f"{path}.{name}", value, is_whole=name != "learning_rate_multiplier"))

@@ -5,13 +5,14 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from services.common.errors import ArtifactNotFound, InvalidInput
 from services.common.ports.manifest import Manifest, fetch_folder, put_folder
@@ -52,8 +53,8 @@ def run(
         return
     loaded = load(spec, store, cache, report)
     shelf = Shelf(store, spec.checkpoint_prefix, spec.attempt, interval_s)
-    progress = loop.train(loaded.learner, loaded.rows, spec.recipe, shelf, report, is_stop_requested)
-    _publish(spec, store, loaded, progress, report)
+    progress, published = loop.train(loaded.learner, loaded.rows, spec.recipe, shelf, report, is_stop_requested)
+    _publish(spec, store, loaded, progress, published, report)
 
 
 def load(spec: Spec, store: ObjectStore, cache: Path, report: Report) -> Loaded:
@@ -103,36 +104,73 @@ def _encode(spec: Spec, train: list[Chat], validation: list[Chat], learner: Lear
     return Rows(encoded["train"], encoded["validation"])
 
 
-def _publish(spec: Spec, store: ObjectStore, loaded: Loaded, progress: Progress, report: Report) -> None:
+def _publish(
+    spec: Spec,
+    store: ObjectStore,
+    loaded: Loaded,
+    progress: Progress,
+    published: Mapping[int, Mapping[str, Tensor]],
+    report: Report,
+) -> None:
+    """Write the result and the checkpoints beside it, each a folder with golden answers; the result's manifest comes last."""
     begin_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="afina-adapter-") as scratch:
-        folder = Path(scratch)
-        publish.write_adapter(loaded.learner, folder, spec.base["public_id"])
+        folder, public_id = Path(scratch, "result"), spec.base["public_id"]
+        publish.write_adapter(loaded.learner, folder, public_id)  # it holds the best weights now
+        folders = {step: Path(scratch, f"step-{step}") for step in published}
+        for step, weights in published.items():
+            loaded.learner.load_adapter(weights)
+            publish.write_adapter(loaded.learner, folders[step], public_id)
         loaded.learner.release()  # the reference is a model of its own, in fp32
         publish.write_golden(
-            folder, loaded.base_folder, spec.base["digest"], loaded.chats, loaded.tokenizer, loaded.learner.device
+            [folder, *folders.values()],
+            loaded.base_folder,
+            spec.base["digest"],
+            loaded.chats,
+            loaded.tokenizer,
+            loaded.learner.device,
         )
         manifest = put_folder(store, spec.prefix, folder, "adapter", {})
+        checkpoints = [_publish_checkpoint(spec, store, loaded, progress, step, folders[step]) for step in sorted(folders)]
     phases = {"load_s": loaded.load_s, "train_s": progress.train_s, "validate_s": progress.validate_s}
     phases["publish_s"] = time.monotonic() - begin_s
     data = {
-        "job": spec.job,
-        "attempt": spec.attempt,
-        "base": spec.base,
-        "dataset": {key: spec.dataset[key] for key in ("name", "digest")},
-        "recipe": spec.recipe.to_document(),
+        **_provenance(spec, loaded),
         "best_step": progress.best_step,
         "steps": progress.step,
         "trained_tokens": progress.trained_tokens,
         "metrics": progress.metrics,
         "validation": progress.validation,
+        "published_checkpoints": checkpoints,
         "phases": phases,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts KiB
-        "environment": _environment(loaded.learner),
     }
     is_first = store.commit(spec.manifest_key, Manifest(manifest.kind, manifest.files, data).to_json())
     text = f"The adapter of step {progress.best_step} is published." if is_first else "Another attempt has published already."
     report("PUBLISHED", text, {"manifest_key": spec.manifest_key, "digest": manifest.digest, **phases})
+
+
+def _publish_checkpoint(
+    spec: Spec, store: ObjectStore, loaded: Loaded, progress: Progress, step: int, folder: Path
+) -> dict[str, Any]:
+    """Commit the adapter of a step under its own key, and return what the result's manifest says of it."""
+    metrics = progress.metrics[step - 1]
+    manifest = put_folder(store, spec.prefix, folder, "adapter", {})
+    data = {**_provenance(spec, loaded), "steps": step, "metrics": [metrics]}
+    key = spec.published_key(step)
+    store.commit(key, Manifest(manifest.kind, manifest.files, data).to_json())
+    return {"step": step, "manifest_key": key, "metrics": metrics}
+
+
+def _provenance(spec: Spec, loaded: Loaded) -> dict[str, Any]:
+    return {
+        "job": spec.job,
+        "attempt": spec.attempt,
+        "base": spec.base,
+        "dataset": {key: spec.dataset[key] for key in ("name", "digest")},
+        "recipe": spec.recipe.to_document(),
+        "environment": _environment(loaded.learner),
+    }
 
 
 def _machine(learner: Learner) -> dict[str, Any]:

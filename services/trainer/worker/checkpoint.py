@@ -27,6 +27,7 @@ from services.trainer.worker.model import Learner
 
 KIND = "checkpoint"
 KEPT = 2
+PUBLISHED = "published-"
 
 
 @dataclass
@@ -44,6 +45,14 @@ class Progress:
 
 
 @dataclass
+class Kept:
+    """Weights beside those that learn: the best so far, and by step those that will be published beside the result."""
+
+    best: dict[str, Tensor] | None = None
+    published: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+@dataclass
 class Checkpoint:
     """What was saved."""
 
@@ -53,7 +62,7 @@ class Checkpoint:
     random_states: dict[str, Tensor]
     python_random: list[Any]
     threads: int
-    best_adapter: dict[str, Tensor] | None
+    kept: Kept
 
 
 def save(
@@ -63,7 +72,7 @@ def save(
     progress: Progress,
     learner: Learner,
     optimizer: torch.optim.Optimizer,
-    best_adapter: dict[str, Tensor] | None,
+    kept: Kept,
 ) -> Manifest:
     """Write a checkpoint and forget all but the last two. Raises: Unavailable."""
     state = {"progress": dataclasses.asdict(progress), "python_random": random.getstate(), "threads": torch.get_num_threads()}
@@ -73,8 +82,10 @@ def save(
         "random.safetensors": tensors_to_bytes(_random_states()),
         "state.json": json.dumps(state).encode(),
     }
-    if best_adapter is not None:
-        files["best.safetensors"] = tensors_to_bytes(best_adapter)
+    if kept.best is not None:
+        files["best.safetensors"] = tensors_to_bytes(kept.best)
+    for step, weights in kept.published.items():
+        files[f"{PUBLISHED}{step}.safetensors"] = tensors_to_bytes(weights)
     placed = [ManifestFile(path, store.put(f"{prefix}/files", io.BytesIO(data))) for path, data in files.items()]
     manifest = Manifest(KIND, tuple(placed), {"step": progress.step, "attempt": attempt})
     store.commit(f"{prefix}/{progress.step:08d}-{attempt:04d}.json", manifest.to_json())
@@ -151,10 +162,16 @@ def _read(store: ObjectStore, manifest: Manifest) -> Checkpoint:
             random_states=tensors_from_bytes(files["random.safetensors"]),
             python_random=state["python_random"],
             threads=state["threads"],
-            best_adapter=tensors_from_bytes(files["best.safetensors"]) if "best.safetensors" in files else None,
+            kept=_kept(files),
         )
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise InvalidInput(f"This is not a checkpoint of this version: {error!r}.", reason="CHECKPOINT_INVALID") from error
+
+
+def _kept(files: dict[str, bytes]) -> Kept:
+    best = tensors_from_bytes(files["best.safetensors"]) if "best.safetensors" in files else None
+    steps = sorted(int(p.removeprefix(PUBLISHED).removesuffix(".safetensors")) for p in files if p.startswith(PUBLISHED))
+    return Kept(best, {step: tensors_from_bytes(files[f"{PUBLISHED}{step}.safetensors"]) for step in steps})
 
 
 def _optimizer_tensors(learner: Learner, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

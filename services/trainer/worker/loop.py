@@ -17,7 +17,7 @@ from services.common.ports.object_store import ObjectStore
 from services.trainer.recipe import Recipe
 from services.trainer.worker import checkpoint
 from services.trainer.worker.batches import Row, rows_of_step, steps_per_epoch
-from services.trainer.worker.checkpoint import Progress
+from services.trainer.worker.checkpoint import Kept, Progress
 from services.trainer.worker.model import Learner
 
 
@@ -52,20 +52,22 @@ class Shelf:
 
 def train(
     learner: Learner, rows: Rows, recipe: Recipe, shelf: Shelf, report: Report, is_stop_requested: Callable[[], bool]
-) -> Progress:
+) -> tuple[Progress, dict[int, dict[str, torch.Tensor]]]:
     """Train to the end, from the newest checkpoint if there is one, and leave the best weights in the learner.
 
+    Returns: the progress, and by step the weights that are to be published beside the best.
     Raises: Stopped (with a checkpoint), InvalidInput (the loss is not finite).
     """
-    total_steps = recipe.epochs * steps_per_epoch(len(rows.train), recipe.batch_size)
+    epoch_steps = steps_per_epoch(len(rows.train), recipe.batch_size)
+    total_steps = recipe.epochs * epoch_steps
     parameters = list(learner.adapter.values())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    progress, best_adapter = _resume(learner, optimizer, shelf, report)
+    progress, kept = _resume(learner, optimizer, shelf, report)
     first_step, begin_s, saved_s = progress.step, time.monotonic(), time.monotonic()
 
-    while progress.step < total_steps:
+    while progress.step < total_steps and not has_lost_patience(recipe, progress):
         if is_stop_requested():
-            checkpoint.save(shelf.store, shelf.prefix, shelf.attempt, progress, learner, optimizer, best_adapter)
+            checkpoint.save(shelf.store, shelf.prefix, shelf.attempt, progress, learner, optimizer, kept)
             report("CHECKPOINTED", f"Stopped at step {progress.step} of {total_steps} on request.", {"step": progress.step})
             raise Stopped
 
@@ -75,11 +77,13 @@ def train(
         token_count = sum(len(row.ids) for row in taken)
         rate = learning_rate(recipe, progress.step, total_steps)
 
-        train_loss = 0.0
+        train_loss, hit_count = 0.0, 0
         for group in learner.divide(taken):
-            loss = learner.token_losses(group).sum() / loss_count
+            losses, hits = learner.token_scores(group)
+            loss = losses.sum() / loss_count
             loss.backward()
             train_loss += loss.item()
+            hit_count += int(hits.sum())
         gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm))  # as it was before
         _require_finite(progress.step + 1, loss=train_loss, gradient_norm=gradient_norm)
         optimizer.param_groups[0]["lr"] = rate
@@ -94,41 +98,59 @@ def train(
             "step": progress.step,
             "epoch": progress.step * recipe.epochs / total_steps,
             "train_loss": train_loss,
+            "train_accuracy": hit_count / loss_count,
             "learning_rate": rate,
             "gradient_norm": gradient_norm,
             "tokens_per_s": token_count / step_s,
         }
 
         is_last = progress.step == total_steps
-        if rows.validation and (is_last or progress.step % recipe.validation_interval_steps == 0):
+        is_published = recipe.published_checkpoint_count > 0 and progress.step % epoch_steps == 0
+        if rows.validation and (is_last or is_published or progress.step % recipe.validation_interval_steps == 0):
             validate_begin_s = time.monotonic()
-            metric["validation_loss"] = learner.mean_loss(rows.validation)
+metric["validation_loss"], metric["validation_accuracy"] = learner.measure(rows.validation)
             _require_finite(progress.step, validation_loss=metric["validation_loss"])
             progress.validate_s += time.monotonic() - validate_begin_s
             progress.validation.append({"step": progress.step, "loss": metric["validation_loss"]})
             if progress.best_loss is None or metric["validation_loss"] < progress.best_loss:
                 progress.best_step, progress.best_loss = progress.step, metric["validation_loss"]
-                best_adapter = learner.copy_adapter()
+                kept.best = learner.copy_adapter()
             best = {"best_step": progress.best_step, "best_loss": progress.best_loss}
             text = f"Validation loss {metric['validation_loss']:.4f} after step {progress.step}."
             report("VALIDATED", text, {"step": progress.step, "validation_loss": metric["validation_loss"], **best})
 
         progress.metrics.append(metric)
+        if is_published:
+            kept.published[progress.step] = learner.copy_adapter()
+            for step in sorted(kept.published)[: -recipe.published_checkpoint_count]:
+                del kept.published[step]
         eta_s = (time.monotonic() - begin_s) / (progress.step - first_step) * (total_steps - progress.step)
         text = f"Step {progress.step} of {total_steps}: loss {train_loss:.4f}."
         counts = {"total_steps": total_steps, "eta_s": eta_s, "trained_tokens": progress.trained_tokens}
         report("STEP", text, {**metric, **counts})
 
         if not is_last and time.monotonic() - saved_s >= shelf.interval_s:
-            checkpoint.save(shelf.store, shelf.prefix, shelf.attempt, progress, learner, optimizer, best_adapter)
+            checkpoint.save(shelf.store, shelf.prefix, shelf.attempt, progress, learner, optimizer, kept)
             report("CHECKPOINTED", f"Saved a checkpoint after step {progress.step}.", {"step": progress.step})
             saved_s = time.monotonic()
 
-    if best_adapter is None:
+    if progress.step < total_steps:
+        text = (
+            f"Stopped early, after step {progress.step} of {total_steps}: {recipe.early_stopping_patience} validations in a row"
+        )
+        text += f" found no lower loss than the {progress.best_loss or math.nan:.4f} after step {progress.best_step}."
+        report("STOPPED_EARLY", text, {"step": progress.step, "total_steps": total_steps, "best_step": progress.best_step})
+    if kept.best is None:
         progress.best_step = progress.step
     else:
-        learner.load_adapter(best_adapter)
-    return progress
+        learner.load_adapter(kept.best)
+    return progress, kept.published
+
+
+def has_lost_patience(recipe: Recipe, progress: Progress) -> bool:
+    """Whether as many validations as the recipe waits for have passed since the best one."""
+    since_best = sum(measured["step"] > progress.best_step for measured in progress.validation)
+    return recipe.early_stopping_patience is not None and since_best >= recipe.early_stopping_patience
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
@@ -145,19 +167,17 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     return recipe.learning_rate * left
 
 
-def _resume(
-    learner: Learner, optimizer: torch.optim.Optimizer, shelf: Shelf, report: Report
-) -> tuple[Progress, dict[str, torch.Tensor] | None]:
+def _resume(learner: Learner, optimizer: torch.optim.Optimizer, shelf: Shelf, report: Report) -> tuple[Progress, Kept]:
     found, rejected = checkpoint.newest(shelf.store, shelf.prefix)
     for text in rejected:
         report("CHECKPOINT_REJECTED", f"A checkpoint can't be used: {text}", level="WARNING")
     if found is None:
-        return Progress(), None
+        return Progress(), Kept()
     checkpoint.restore(found, learner, optimizer)
     threads = {"threads": torch.get_num_threads(), "checkpoint_threads": found.threads}
     exactly = "exactly" if found.threads == torch.get_num_threads() else "with another number of threads, so not to the last bit"
     report("RESUMED", f"Goes on {exactly} after step {found.progress.step}.", {"step": found.progress.step, **threads})
-    return found.progress, found.best_adapter
+    return found.progress, found.kept
 
 
 def _require_finite(step: int, **numbers: float) -> None:

@@ -100,10 +100,17 @@ class Learner:
 
     def token_losses(self, rows: Sequence[Row]) -> Tensor:
         """Return -log p of every trained token of rows that fit one forward pass. Shapes: (K,), fp32."""
+        return self.token_scores(rows)[0]
+
+    def token_scores(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Return the losses, and for each token whether none was held for likelier. Shapes: (K,) fp32, (K,) bool."""
         batch = batches.pack(rows, self.device) if self.is_packing else batches.pad(rows, self.pad_id, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits = self._logits(batch)
-        return F.cross_entropy(logits.float(), batch.targets, reduction="none")
+            logits = self._logits(batch).float()  # (K, V)
+        losses = F.cross_entropy(logits, batch.targets, reduction="none")
+        with torch.no_grad():  # not argmax, which on a CPU takes several times as long
+            hits = logits.gather(-1, batch.targets[:, None]).squeeze(-1) >= logits.amax(-1)
+        return losses, hits
 
     def _logits(self, batch: Batch) -> Tensor:
         """Run the model. Shapes: (K, V)."""
@@ -117,13 +124,17 @@ class Learner:
         )
         return said.logits[0] if batch.row_lengths else said.logits[batch.kept]  # (1, C=K, V) or (B, C, V)
 
-    def mean_loss(self, rows: Sequence[Row]) -> float:
-        """Return the mean -log p of the trained tokens, without dropout."""
+    def measure(self, rows: Sequence[Row]) -> tuple[float, float]:
+        """Return the mean -log p of the trained tokens, and the share held for the likeliest, without dropout."""
+        total, hit_count = 0.0, 0
         self.model.eval()
         with torch.no_grad():
-            total = sum(float(self.token_losses(group).sum()) for group in self.divide(rows))
+            for group in self.divide(rows):
+                losses, hits = self.token_scores(group)
+                total, hit_count = total + float(losses.sum()), hit_count + int(hits.sum())
         self.model.train()
-        return total / sum(row.loss_count for row in rows)
+        loss_count = sum(row.loss_count for row in rows)
+        return total / loss_count, hit_count / loss_count
 
     def disagreement(self, rows: Sequence[Row]) -> float:
         """Return the mean difference per token between the packed and the padded layout, without dropout.

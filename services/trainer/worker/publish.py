@@ -50,12 +50,16 @@ def write_adapter(learner: Learner, folder: Path, base_public_id: str) -> None:
 
 
 def write_golden(
-    folder: Path, base_folder: Path, base_digest: str, chats: Sequence[Messages], tokenizer: Any, device: torch.device
+    folders: Sequence[Path], base_folder: Path, base_digest: str, chats: Sequence[Messages], tokenizer: Any, device: torch.device
 ) -> None:
-    """Compute golden answers from a published folder and add them to it as golden.json."""
-    model = PeftModel.from_pretrained(load_base(base_folder, device, torch.float32), folder).eval()
-    golden = [_golden_chat(messages, model, tokenizer) for messages in choose_golden(chats, tokenizer)]
-    (folder / "golden.json").write_text(json.dumps({"base_digest": base_digest, "chats": golden}, indent=1))
+    """Compute golden answers from published folders and add them to each as golden.json."""
+    chosen = choose_golden(chats, tokenizer)
+    base = load_base(base_folder, device, torch.float32)
+    for folder in folders:
+        model = PeftModel.from_pretrained(base, folder).eval()
+        golden = [_golden_chat(messages, model, tokenizer) for messages in chosen]
+        (folder / "golden.json").write_text(json.dumps({"base_digest": base_digest, "chats": golden}, indent=1))
+        base = model.unload()
 
 
 def choose_golden(chats: Sequence[Messages], tokenizer: Any) -> list[Messages]:

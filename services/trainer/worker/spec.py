@@ -41,6 +41,10 @@ class Spec:
         told = self.dataset.get(name)
         return Artifact(told["key"], told["size_bytes"], told["sha256"]) if told else None
 
+    def published_key(self, step: int) -> str:
+        """Where the adapter of a step is committed that is published beside the result; one for all attempts."""
+        return f"{self.manifest_key.rpartition('/')[0]}/checkpoints-published/{step}.json"
+
     @property
     def error_key(self) -> str:
         """Where the attempt says why it can't work."""

@@ -15,7 +15,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Recipe(_message.Message):
-    __slots__ = ("learning_rate", "epochs", "batch_size", "rank", "alpha", "dropout", "target_modules", "warmup_fraction", "schedule", "weight_decay", "max_gradient_norm", "max_length", "validation_interval_steps", "seed", "learning_rate_multiplier")
+    __slots__ = ("learning_rate", "epochs", "batch_size", "rank", "alpha", "dropout", "target_modules", "warmup_fraction", "schedule", "weight_decay", "max_gradient_norm", "max_length", "validation_interval_steps", "seed", "learning_rate_multiplier", "early_stopping_patience", "published_checkpoint_count")
     class Schedule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SCHEDULE_UNSPECIFIED: _ClassVar[Recipe.Schedule]
@@ -41,6 +41,8 @@ class Recipe(_message.Message):
     VALIDATION_INTERVAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_CHECKPOINT_COUNT_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     epochs: int
     batch_size: int
@@ -56,10 +58,12 @@ class Recipe(_message.Message):
     validation_interval_steps: int
     seed: int
     learning_rate_multiplier: float
-    def __init__(self, learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., dropout: _Optional[float] = ..., target_modules: _Optional[_Iterable[str]] = ..., warmup_fraction: _Optional[float] = ..., schedule: _Optional[_Union[Recipe.Schedule, str]] = ..., weight_decay: _Optional[float] = ..., max_gradient_norm: _Optional[float] = ..., max_length: _Optional[int] = ..., validation_interval_steps: _Optional[int] = ..., seed: _Optional[int] = ..., learning_rate_multiplier: _Optional[float] = ...) -> None: ...
+    early_stopping_patience: int
+    published_checkpoint_count: int
+    def __init__(self, learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., rank: _Optional[int] = ..., alpha: _Optional[float] = ..., dropout: _Optional[float] = ..., target_modules: _Optional[_Iterable[str]] = ..., warmup_fraction: _Optional[float] = ..., schedule: _Optional[_Union[Recipe.Schedule, str]] = ..., weight_decay: _Optional[float] = ..., max_gradient_norm: _Optional[float] = ..., max_length: _Optional[int] = ..., validation_interval_steps: _Optional[int] = ..., seed: _Optional[int] = ..., learning_rate_multiplier: _Optional[float] = ..., early_stopping_patience: _Optional[int] = ..., published_checkpoint_count: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("step", "total_steps", "epoch", "train_loss", "validation_loss", "tokens_per_s", "eta_s", "trained_tokens", "learning_rate", "gradient_norm")
+    __slots__ = ("step", "total_steps", "epoch", "train_loss", "validation_loss", "tokens_per_s", "eta_s", "trained_tokens", "learning_rate", "gradient_norm", "train_accuracy", "validation_accuracy")
     STEP_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +74,8 @@ class Progress(_message.Message):
     TRAINED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     step: int
     total_steps: int
     epoch: float
@@ -80,10 +86,32 @@ class Progress(_message.Message):
     trained_tokens: int
     learning_rate: float
     gradient_norm: float
-    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., epoch: _Optional[float] = ..., train_loss: _Optional[float] = ..., validation_loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., trained_tokens: _Optional[int] = ..., learning_rate: _Optional[float] = ..., gradient_norm: _Optional[float] = ...) -> None: ...
+    train_accuracy: float
+    validation_accuracy: float
+    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., epoch: _Optional[float] = ..., train_loss: _Optional[float] = ..., validation_loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., trained_tokens: _Optional[int] = ..., learning_rate: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., train_accuracy: _Optional[float] = ..., validation_accuracy: _Optional[float] = ...) -> None: ...
+
+class PublishedCheckpoint(_message.Message):
+    __slots__ = ("step", "model", "public_id", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "create_time")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_ID_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_LOSS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_LOSS_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    model: str
+    public_id: str
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, step: _Optional[int] = ..., model: _Optional[str] = ..., public_id: _Optional[str] = ..., train_loss: _Optional[float] = ..., train_accuracy: _Optional[float] = ..., validation_loss: _Optional[float] = ..., validation_accuracy: _Optional[float] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class FineTuningJob(_message.Message):
-    __slots__ = ("name", "state", "base_model", "training_file", "dataset", "split", "recipe", "effective_recipe", "suffix", "metadata", "progress", "attempt", "model", "fine_tuned_model", "error", "create_time", "start_time", "end_time", "etag")
+    __slots__ = ("name", "state", "base_model", "training_file", "dataset", "split", "recipe", "effective_recipe", "suffix", "metadata", "progress", "attempt", "model", "fine_tuned_model", "error", "create_time", "start_time", "end_time", "etag", "checkpoints", "result_files")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[FineTuningJob.State]
@@ -134,6 +162,8 @@ class FineTuningJob(_message.Message):
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FILES_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: FineTuningJob.State
     base_model: str
@@ -153,7 +183,9 @@ class FineTuningJob(_message.Message):
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[FineTuningJob.State, str]] = ..., base_model: _Optional[str] = ..., training_file: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., effective_recipe: _Optional[_Union[Recipe, _Mapping]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    checkpoints: _containers.RepeatedCompositeFieldContainer[PublishedCheckpoint]
+    result_files: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[FineTuningJob.State, str]] = ..., base_model: _Optional[str] = ..., training_file: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., effective_recipe: _Optional[_Union[Recipe, _Mapping]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., checkpoints: _Optional[_Iterable[_Union[PublishedCheckpoint, _Mapping]]] = ..., result_files: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateFineTuningJobRequest(_message.Message):
     __slots__ = ("parent", "fine_tuning_job", "request_id")

@@ -58,14 +58,16 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Model.Kind, str]] = ..., state: _Optional[_Union[Model.State, str]] = ..., digest: _Optional[str] = ..., public_id: _Optional[str] = ..., base: _Optional[str] = ..., manifest_key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., provenance: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., quarantine_reason: _Optional[str] = ..., proof: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateModelRequest(_message.Message):
-    __slots__ = ("parent", "manifest_key", "suffix")
+    __slots__ = ("parent", "manifest_key", "suffix", "step")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_KEY_FIELD_NUMBER: _ClassVar[int]
     SUFFIX_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     parent: str
     manifest_key: str
     suffix: str
-    def __init__(self, parent: _Optional[str] = ..., manifest_key: _Optional[str] = ..., suffix: _Optional[str] = ...) -> None: ...
+    step: int
+    def __init__(self, parent: _Optional[str] = ..., manifest_key: _Optional[str] = ..., suffix: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("name", "parent")

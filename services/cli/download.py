@@ -1,0 +1,59 @@
+"""A model as a folder that other tools read: an adapter as PEFT's, with its base's tokenizer beside it; a base whole.
+
+Every byte is checked against the digests of the manifest, and the manifest against the Model's. The folder appears by one
+rename, so half of a model is never there. Golden answers stay behind: they hold rows of the dataset, which whoever passes
+an adapter on may not want to pass on with it.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from afina.v1 import model_pb2
+
+from services.common.errors import AlreadyExists, InvalidInput
+from services.common.ports.manifest import Manifest, fetch_folder
+from services.common.ports.object_store import ObjectStore
+
+PRIVATE = frozenset({"golden.json"})
+# What transformers reads a tokenizer from, whichever kind it is, chat templates included.
+TOKENIZER = frozenset((
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model",
+))  # fmt: skip
+
+
+def download(store: ObjectStore, model: model_pb2.Model, base: model_pb2.Model | None, folder: Path) -> list[str]:
+    """Put a model's files into a new folder and return their paths; `base` is what an adapter stands on.
+
+    Raises: AlreadyExists (the folder holds something), ArtifactNotFound, InvalidInput (bytes that do not match a digest).
+    """
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AlreadyExists(
+            f"{folder} holds something already; name a folder that is empty or not there.", reason="FOLDER_IN_USE"
+        )
+    files = [file for file in _manifest(store, model).files if file.path not in PRIVATE]
+    if base is not None:
+        files += [file for file in _manifest(store, base).files if _is_tokenizer(file.path)]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
+        fetched = fetch_folder(store, Manifest("download", tuple(files), {}), Path(staging))
+        os.rename(fetched, folder)  # over an empty folder, too
+    return sorted(file.path for file in files)
+
+
+def _manifest(store: ObjectStore, model: model_pb2.Model) -> Manifest:
+    manifest = Manifest.from_json(store.read(model.manifest_key))
+    if manifest.digest != model.digest:
+        raise InvalidInput(
+            f"{model.manifest_key} describes {manifest.digest}, not {model.digest}; restore it from a copy.",
+            reason="MANIFEST_CORRUPT",
+            metadata={"key": model.manifest_key},
+        )
+    return manifest
+
+
+def _is_tokenizer(path: str) -> bool:
+    return path in TOKENIZER or path.startswith("additional_chat_templates/")
