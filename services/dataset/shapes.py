@@ -47,6 +47,12 @@ def detect(value: Mapping[str, Any]) -> str:
     return TEXT if "text" in value and not any(key in value for key in LABEL_KEYS) else ""
 
 
+def hinted_format(display_name: str) -> str:
+    """Return the shape that a file's name tells; empty where only its content can."""
+    name = display_name.lower().removesuffix(".gz")
+    return PLAIN_TEXT if name.endswith(".txt") else ""
+
+
 def read_shape(shape: str, value: dict[str, Any]) -> Chat | list[Flaw]:
     """Return the chat that an object of a shape holds, or everything that is wrong with it."""
     if not shape:

@@ -40,7 +40,7 @@ class ScriptedPeers:
     proof_errors: list[errors.AfinaError] = field(default_factory=list)
     registered: list[tuple[str, str, str]] = field(default_factory=list)
 
-    async def finalize(self, file: str, split: Mapping[str, Any]) -> str:
+    async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
         if self.file_error:
             raise self.file_error
         return DATASET

@@ -23,9 +23,9 @@ JSON = st.recursive(
 OBJECTS_OF_ANY_KIND = st.lists(st.dictionaries(KEYS, JSON, max_size=4), min_size=1, max_size=6)
 
 
-def read(content: bytes, **limits: int) -> tuple[str, list[Value | Fault]]:
+def read(content: bytes, max_unpacked_bytes: int = 1 << 30) -> tuple[str, list[Value | Fault]]:
     """Read a file from memory."""
-    container = Container(io.BytesIO(content), **limits)
+    container = Container(io.BytesIO(content), max_unpacked_bytes)
     found = list(container.values())
     return container.kind, found
 

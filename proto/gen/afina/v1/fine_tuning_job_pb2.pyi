@@ -83,7 +83,7 @@ class Progress(_message.Message):
     def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., epoch: _Optional[float] = ..., train_loss: _Optional[float] = ..., validation_loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., eta_s: _Optional[float] = ..., trained_tokens: _Optional[int] = ..., learning_rate: _Optional[float] = ..., gradient_norm: _Optional[float] = ...) -> None: ...
 
 class FineTuningJob(_message.Message):
-    __slots__ = ("name", "state", "base_model", "training_file", "dataset", "split", "recipe", "effective_recipe", "suffix", "metadata", "progress", "attempt", "model", "fine_tuned_model", "error", "create_time", "start_time", "end_time", "etag")
+    __slots__ = ("name", "state", "base_model", "training_file", "dataset", "split", "recipe", "effective_recipe", "suffix", "metadata", "progress", "attempt", "model", "fine_tuned_model", "error", "create_time", "start_time", "end_time", "etag", "validation_file")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[FineTuningJob.State]
@@ -130,6 +130,7 @@ class FineTuningJob(_message.Message):
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FILE_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: FineTuningJob.State
     base_model: str
@@ -149,7 +150,8 @@ class FineTuningJob(_message.Message):
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[FineTuningJob.State, str]] = ..., base_model: _Optional[str] = ..., training_file: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., effective_recipe: _Optional[_Union[Recipe, _Mapping]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    validation_file: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[FineTuningJob.State, str]] = ..., base_model: _Optional[str] = ..., training_file: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., effective_recipe: _Optional[_Union[Recipe, _Mapping]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., validation_file: _Optional[str] = ...) -> None: ...
 
 class CreateFineTuningJobRequest(_message.Message):
     __slots__ = ("parent", "fine_tuning_job", "request_id")
