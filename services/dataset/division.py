@@ -17,12 +17,13 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from services.dataset.chats import INSTRUCTION_ROLES, Chat
+from services.dataset.chats import INSTRUCTION_ROLES, ROLES, Chat
 from services.dataset.dataset import Split
 from services.dataset.near_rows import Words, groups
 from services.dataset.spool import Spool
@@ -41,6 +42,7 @@ _GIVEN = 255
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
 _TO_WORDS = bytes(byte if byte in _LETTERS else 32 for byte in bytes(range(256)).lower())
+_MARKS = {role: role.encode() + b"\0" for role in ROLES}
 _NOT_WORD = re.compile(r"[\W_]+")
 
 
@@ -56,7 +58,8 @@ def rank_of(chat: Chat, seed: int) -> int:
 
 def rank_and_words_of(chat: Chat, seed: int) -> tuple[int, bytes]:
     """Return a chat's rank, and its words with spaces between them, without the system message."""
-    said, spoken = [], []
+    said: list[bytes] = []
+    spoken: list[bytes] = []
     for message in chat.messages:
         role = message["role"]
         if role in INSTRUCTION_ROLES:
@@ -64,14 +67,20 @@ def rank_and_words_of(chat: Chat, seed: int) -> tuple[int, bytes]:
         content = message.get("content", "")
         words = _words(content)
         spoken.append(words)
-        said.append(role.encode() + b"\0" + (words.replace(b" ", b"") or content.strip().encode()))
+        said += (_MARKS[role], words.replace(b" ", b"") or content.strip().encode())
         if "tool_calls" in message:
             calls = message["tool_calls"]
             said.append(b"\1" + b"\0".join(_folded_call(call) for call in calls))
             spoken += [_words(f"{call['function']['name']} {call['function']['arguments']}") for call in calls]
         said.append(b"\0\0")
-    digest = hashlib.blake2b(b"".join(said), digest_size=8, key=str(seed).encode())
+    digest = _keyed(seed).copy()
+    digest.update(b"".join(said))
     return int.from_bytes(digest.digest(), "big"), b" ".join(spoken)
+
+
+@lru_cache(maxsize=16)
+def _keyed(seed: int) -> "hashlib.blake2b":
+    return hashlib.blake2b(digest_size=8, key=str(seed).encode())
 
 
 def _words(text: str) -> bytes:
@@ -119,6 +128,7 @@ class Census:
     _ranks: "array[int]" = field(default_factory=lambda: array("Q"))
     _strata: "array[int]" = field(default_factory=lambda: array("B"))
     _stratum_of: dict[bytes, int] = field(default_factory=dict)
+    _stratum_of_label: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._words = Words(self.spool)
@@ -127,18 +137,21 @@ class Census:
         """Count one row."""
         self._keep(chat, seed)
         self.row_count += 1
-        self.complex_row_count += bool(chat.tools) or sum(message["role"] == "assistant" for message in chat.messages) > 1
+        self.complex_row_count += bool(chat.tools) or (len(chat.messages) > 3 and _has_turns(chat))
         if not self.has_labels:
             self._strata.append(0)
             return
         label = chat.answer.strip()
-        if _may_be_label(label):
-            self.label_counts[label] += 1
-        if not _may_be_label(label) or len(self.label_counts) > MAX_LABELS:
-            self._forget_labels()
-            self._strata.append(0)
-        else:
-            self._strata.append(self._stratum_of.setdefault(fold(label), len(self._stratum_of)))
+        stratum = self._stratum_of_label.get(label)
+        if stratum is None:
+            if not _may_be_label(label) or len(self.label_counts) == MAX_LABELS:
+                self._forget_labels()
+                self._strata.append(0)
+                return
+            stratum = self._stratum_of.setdefault(fold(label), len(self._stratum_of))
+            self._stratum_of_label[label] = stratum
+        self.label_counts[label] += 1
+        self._strata.append(stratum)
 
     def add_given(self, chat: Chat, seed: int) -> None:
         """Count one row of a validation file. They come after all others."""
@@ -213,6 +226,10 @@ def _in_order(group: NDArray[np.int64], ranks: NDArray[np.uint64], strata: NDArr
     for number in np.argsort(lowest, kind="stable").tolist():
         if not has_given[number]:
             yield by_group[ends[number] - sizes[number] : ends[number]]
+
+
+def _has_turns(chat: Chat) -> bool:
+    return [message["role"] for message in chat.messages].count("assistant") > 1
 
 
 def _may_be_label(text: str) -> bool:

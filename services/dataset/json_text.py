@@ -7,8 +7,7 @@ twice, which orjson would not say. It is the one that gives the reasons.
 import json
 import math
 import re
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import orjson
 
@@ -18,8 +17,7 @@ from services.dataset.faults import Fault, cut
 MAX_DEPTH = 200
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """One record as it is written: its first line (from 1), its bytes, and the characters that stand before it on that line."""
 
     number: int

@@ -109,14 +109,17 @@ class _Links:
 
     def __init__(self, words: Words, rows: NDArray[np.int64], sketches: NDArray[np.uint8]) -> None:
         self._sketches = sketches
-        self._parents = list(range(len(rows)))
+        self._parents = array("q", range(len(rows)))
         self._verified = 0
         self._rejected: set[tuple[int, int]] = set()
         self._grams = lru_cache(maxsize=4096)(lambda place: grams(words.of(int(rows[place]))))
 
     def roots(self) -> NDArray[np.int64]:
         """Return each row's root."""
-        return np.array([self._find(place) for place in range(len(self._parents))], np.int64)
+        roots = np.array(self._parents, np.int64)
+        while (further := roots[roots] != roots).any():
+            roots[further] = roots[roots[further]]
+        return roots
 
     def join_band(self, band: int) -> None:
         """Join what is near among rows that agree in a band."""
@@ -197,8 +200,8 @@ def _gram_hashes(text: NDArray[np.uint8]) -> tuple[NDArray[np.uint32], NDArray[n
     if len(starts) < GRAM_WORDS:
         return np.zeros(0, np.uint32), np.zeros(row_count, np.int64)
     lengths = np.diff(np.append(starts, len(text)))
-    inside = np.arange(starts[0], len(text)) - np.repeat(starts, lengths)
-    letters = np.where(is_between, 0, text.astype(np.uint64))[starts[0] :]
+    inside = np.arange(starts[0], len(text), dtype=np.int32) - np.repeat(starts.astype(np.int32), lengths)
+    letters = (text * ~is_between)[starts[0] :].astype(np.uint64)
     word_hashes = _mixed(np.add.reduceat(letters * _POWERS[np.minimum(inside, _LONGEST_WORD - 1)], starts - starts[0]))
     rows = np.searchsorted(np.flatnonzero(is_end), starts)
     count = len(starts) - GRAM_WORDS + 1

@@ -9,8 +9,7 @@ that lacks its last bracket would otherwise swallow the rest of the file.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from services.dataset.faults import Fault
 from services.dataset.json_text import Text, parse_text
@@ -26,8 +25,7 @@ _ANY_BEGINNING = re.compile(r'(?<=[\s,\[}])(?P<begin>\{)\s*"')
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """One record's JSON object and the line where it begins."""
 
     line: int

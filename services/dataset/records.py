@@ -6,7 +6,7 @@ mends a file wants to mend it once. Memory does not grow with the file: one reco
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from services.dataset import shapes
 from services.dataset.chats import Chat
@@ -15,8 +15,7 @@ from services.dataset.faults import Fault
 from services.dataset.json_text import decode
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One good record: the line where it begins and its chat, normalised."""
 
     line: int
