@@ -145,6 +145,15 @@ def unpacked(stream: BinaryIO, max_bytes: int = MAX_UNPACKED_BYTES) -> BinaryIO:
     return joined if head != _GZIP else io.BufferedReader(_Gunzipped(joined, max_bytes), 1 << 18)
 
 
+def begins_as_json(stream: BinaryIO, max_bytes: int = MAX_UNPACKED_BYTES) -> bool:
+    """Say whether a file that is called text is JSON; one that can't be unpacked is read, and refused, as JSON."""
+    try:
+        head = unpacked(stream, max_bytes).read(1 << 16)
+    except _Unreadable:
+        return True
+    return head.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
+
+
 class _Joined(io.RawIOBase):
     """Bytes, then a stream."""
 

@@ -20,7 +20,7 @@ CHUNK_BYTES = 1 << 20
 _TAIL = 64
 # What is kept of a broken record when more is read: as much as the beginning of the next may need.
 _OVERLAP = 1024
-_SCANNER = json.JSONDecoder()
+_SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)  # int() refuses more than 4300 digits
 _ANY_BEGINNING = re.compile(r'(?<=[\s,\[}])(?P<begin>\{)\s*"')
 _SPACE = re.compile(r"[ \t\r\n]*")
 

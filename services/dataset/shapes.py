@@ -68,8 +68,8 @@ def example_of(shape: str) -> str:
 
 
 def chat_of_text(text: str) -> Chat:
-    """Return what a line of plain text becomes: all of it is learned, nothing asks for it."""
-    return Chat(({"role": "assistant", "content": text},))
+    """Return what a text becomes: all of it is learned. What asks for it is empty, for many templates want a user to begin."""
+    return Chat(({"role": "user", "content": ""}, {"role": "assistant", "content": text}))
 
 
 def _read_pair(shape: str, question: str, answer: str) -> Callable[[dict[str, Any]], Chat | list[Flaw]]:

@@ -13,9 +13,9 @@ from services.common.ports.object_store import CHUNK_BYTES, ObjectStore
 from services.dataset import dataset, file
 from services.dataset.dataset import Dataset, Split
 from services.dataset.file import File
-from services.dataset.shapes import FORMATS, hinted_format
+from services.dataset.shapes import FORMATS
 from services.dataset.spool import Spool
-from services.dataset.version import Refusal, make_version
+from services.dataset.version import Refusal, format_told_by, make_version
 
 DEFAULT_MAX_FILE_BYTES = 1 << 30
 UPLOADS_PREFIX = "files"
@@ -158,12 +158,13 @@ async def _training_file(library: Library, name: str) -> File:
 
 
 async def _finalize(library: Library, asked: Asked, upload: File, validation: File | None) -> Record:
+    told = asked.format or await asyncio.to_thread(format_told_by, library.store, upload.artifact, upload.display_name)
     version = await asyncio.to_thread(
         make_version,
         library.store,
         upload.artifact,
         asked.split,
-        format=asked.format or hinted_format(upload.display_name),
+        format=told,
         validation=validation.artifact if validation else None,
         max_unpacked_bytes=library.max_file_bytes,
     )

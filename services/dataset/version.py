@@ -15,7 +15,7 @@ import orjson
 from services.common.errors import InvalidInput, Violation
 from services.common.ports.object_store import Artifact, ObjectStore
 from services.dataset import shapes
-from services.dataset.containers import MAX_UNPACKED_BYTES
+from services.dataset.containers import MAX_UNPACKED_BYTES, begins_as_json
 from services.dataset.dataset import Dataset, DatasetPart, Split
 from services.dataset.division import SIDES, TEST, TRAIN, VALIDATION, Census, Division
 from services.dataset.faults import Fault
@@ -40,6 +40,15 @@ class Refusal:
     violation_count: int
     line_count: int
     all_faults: Artifact
+
+
+def format_told_by(store: ObjectStore, upload: Artifact, display_name: str) -> str:
+    """Return the shape that a file's name tells; empty where its records are to be looked at, as in a *.txt of JSON."""
+    format = shapes.hinted_format(display_name)
+    if not format:
+        return ""
+    with store.open(upload.key) as stream:
+        return "" if begins_as_json(stream) else format
 
 
 def make_version(

@@ -223,6 +223,8 @@ async def test_a_text_file_is_known_by_its_name_and_nothing_else_is_taken_for_te
     content = "".join(f"This is line {i} of a story.\n" for i in range(30)).encode()
     story = await running.upload(content, name="story.txt")
     assert (await running.files.FinalizeFile(finalize(story.name))).format == "plain_text"
+    told = await running.upload(json.dumps(questions(60)).encode(), name="rows.txt")
+    assert (await running.files.FinalizeFile(finalize(told.name))).format == "question_answer"
     table = await running.upload(content, name="story.csv")
     _, info, request = await refused(running.files.FinalizeFile(finalize(table.name)))
     assert info.reason == "RECORDS_INVALID"

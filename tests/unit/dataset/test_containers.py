@@ -43,7 +43,7 @@ def told(content: bytes) -> list[tuple[int, int | None, str]]:
 
 
 @given(OBJECTS_OF_ANY_KIND, st.sampled_from([None, 0, 1, 4]), st.booleans(), st.booleans(), st.sampled_from(["", "\n", " \r\n"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_however_good_objects_are_strung_together_they_are_read(
     objects: list[dict[str, Any]], indent: int | None, ascii_only: bool, is_packed: bool, space: str
 ) -> None:
@@ -83,6 +83,11 @@ def test_the_kind_is_told() -> None:
         ('[{"a": 1}\n', [(2, 1, "JSON_INVALID")]),
         ('[{"a": 1}] x', [(1, 12, "JSON_INVALID")]),
         ("[", [(2, 1, "JSON_INVALID")]),
+        (f'[{{"a": {"1" * 5000}}}, {{"a": 1e999}}]', [(1, 8, "NUMBER_INVALID"), (1, 5017, "NUMBER_INVALID")]),
+        (
+            "[" + '{"a": ' + "[" * 100_000 + "]" * 100_000 + '}, {"a": 1}, {"a" 2}]',
+            [(1, None, "JSON_TOO_DEEP"), (1, 200026, "JSON_INVALID")],
+        ),
         ('{\n"a": 1\n}\n{\n"a": tru\n}\n{\n"a": 3\n}\n{\n"b": 1,\n}', [(5, 6, "JSON_INVALID"), (12, 1, "JSON_INVALID")]),
         ('{"a": 1}\n{"a": [\n{"a": 2}\n{"a": 3, "b": }', [(2, 8, "JSON_INVALID"), (4, 15, "JSON_INVALID")]),
         ('{\n"a": 1\n},\n{"a": 2}', [(3, 2, "JSON_INVALID")]),
@@ -158,7 +163,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=30), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_whatever_is_strung_together_ends_in_values_and_faults(pieces: list[bytes], is_packed: bool) -> None:
     content = b"".join(pieces)
     found = read(gzip.compress(content) if is_packed else content)[1]
@@ -168,7 +173,7 @@ def test_whatever_is_strung_together_ends_in_values_and_faults(pieces: list[byte
 
 
 @given(OBJECTS_OF_ANY_KIND, st.sampled_from([None, 2]), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_file_that_no_parser_takes_has_a_fault(objects: list[dict[str, Any]], indent: int | None, data: st.DataObject) -> None:
     text = json.dumps(objects, indent=indent)
     at = data.draw(st.integers(0, len(text) - 1))

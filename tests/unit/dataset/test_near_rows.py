@@ -65,7 +65,7 @@ def families(rng: random.Random, count: int, length: int) -> list[str]:
 
 
 @given(st.integers(0, 2**32), st.integers(6, 60), st.integers(-(2**40), 2**40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_no_two_rows_on_two_sides_overlap_by_four_fifths(random_seed: int, length: int, seed: int) -> None:
     texts = families(random.Random(random_seed), 60, length)
     division = divided([chat(text) for text in texts], Split(0.6, 0.2, 0.2, seed))
@@ -156,6 +156,26 @@ def test_the_order_of_the_file_does_not_matter() -> None:
     sides = dict(zip(texts, divided([chat(text) for text in texts], Split()).sides, strict=True))
     shuffled = random.Random(1).sample(texts, len(texts))
     assert [sides[text] for text in shuffled] == list(divided([chat(text) for text in shuffled], Split()).sides)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), min_size=1, max_size=12), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_whatever_a_row_says_its_sketch_depends_on_its_own_words_alone(texts: list[str], is_long: bool) -> None:
+    texts = [f"{text} a b c {text} {text} {i}" * (40 if is_long else 1) for i, text in enumerate(texts)]
+    said = [rank_and_words_of(chat(text), 0)[1] for text in texts]
+    with Spool() as spool:
+        words = Words(spool)
+        for one in [b"", *said]:  # the first sees to it that nothing is shared
+            words.add(one)
+        sketches, has_grams = near_rows._sketches(words, len(said) + 1)
+        assert [words.of(row + 1) for row in range(len(said))] == [one.split() for one in said]
+    for row, one in enumerate(said, start=1):
+        assert has_grams[row] == (len(one.split()) >= 5)
+        with Spool() as spool:
+            alone = Words(spool)
+            for line in (b"", one):
+                alone.add(line)
+            assert (near_rows._sketches(alone, 2)[0][1] == sketches[row]).all()
 
 
 def test_a_sketch_is_64_bytes_and_all_bands_fit_into_it() -> None:
