@@ -28,12 +28,20 @@ def group() -> None:
 @click.option("--validation-fraction", type=float, default=None, help="Share of rows that choose the best checkpoint; 0.1.")
 @click.option("--test-fraction", type=float, default=None, help="Share of rows held out for evaluation; 0.1.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the division.")
-async def create(call: Call, file: Path, seed: int, **fractions: float | None) -> None:
-    """Upload FILE (JSONL, one {"messages": [...]} a line), validate it and freeze it as a dataset."""
+@click.option("--format", default="", help="Shape of the records, as openai_chat or input_label; found if not given.")
+@click.option(
+    "--validation-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Its rows validate, and FILE loses rows to the test only.",
+)
+async def create(call: Call, file: Path, seed: int, format: str, validation_file: Path | None, **fractions: float | None) -> None:
+    """Upload FILE (JSON, JSONL, also .gz; chats, or questions and answers of any known shape) and freeze it as a dataset."""
     split = _split(fractions, seed)
     files = call.client(file_pb2_grpc.FileServiceStub, "dataset")
+    validating = (await upload(files, call.parent, validation_file)).name if validation_file else ""
     uploaded = await upload(files, call.parent, file)
-    show(call, await finalize(files, uploaded.name, split))
+    show(call, await finalize(files, uploaded.name, split, format, validating))
 
 
 @verb(group, "list")
@@ -67,9 +75,11 @@ async def upload(files: Client, parent: str, path: Path) -> file_pb2.File:
     return uploaded
 
 
-async def finalize(files: Client, name: str, split: dataset_pb2.Split | None) -> dataset_pb2.Dataset:
+async def finalize(
+    files: Client, name: str, split: dataset_pb2.Split | None, format: str = "", validation_file: str = ""
+) -> dataset_pb2.Dataset:
     """Make or find the dataset of an upload. Raises: InvalidInput with every line that is wrong."""
-    request = file_pb2.FinalizeFileRequest(name=name, split=split)
+    request = file_pb2.FinalizeFileRequest(name=name, split=split, format=format, validation_file=validation_file)
     dataset: dataset_pb2.Dataset = await files.FinalizeFile(request, timeout_s=FINALIZE_TIMEOUT_S)
     return dataset
 

@@ -9,12 +9,13 @@ Source: the chat format of OpenAI's fine-tuning guide (messages, tools, assistan
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 INSTRUCTION_ROLES = ("system", "developer")
+_PLAIN_ROLES = ("user", "assistant", "system", "developer")
 _OTHER_ROLES = {
     "human": "user",
     "customer": "user",
@@ -42,8 +43,7 @@ class Flaw:
     description: str
 
 
-@dataclass(frozen=True)
-class Chat:
+class Chat(NamedTuple):
     """A chat in normal form. `ignored` names the fields beside messages and tools, which nothing reads."""
 
     messages: tuple[dict[str, Any], ...]
@@ -79,6 +79,8 @@ def read_chat(value: dict[str, Any]) -> Chat | list[Flaw]:
     if not isinstance(raw, list) or not raw:
         found = "an empty list" if raw == [] else _kind(raw)
         return [Flaw("messages", "MESSAGES_INVALID", f"It is {found}; write a list of messages with role and content.")]
+    if "tools" not in value and "functions" not in value and (plain := _plain_messages(raw)):
+        return Chat(plain, (), () if len(value) == 1 else tuple(sorted(value.keys() - {"messages"})))
     flaws = _Flaws()
     messages = [_message(message, f"messages[{i}]", flaws) for i, message in enumerate(raw)]
     tools = _tools(value.get("tools"), flaws)
@@ -89,6 +91,20 @@ def read_chat(value: dict[str, Any]) -> Chat | list[Flaw]:
         return flaws
     ignored = tuple(sorted(value.keys() - {"messages", "tools"}))
     return Chat(tuple(messages), tuple(tools), ignored)
+
+
+def _plain_messages(raw: list[Any]) -> tuple[dict[str, Any], ...]:
+    """Return messages of role and text alone, where nothing is wrong with them; else none. Most are, and this is quick."""
+    messages = []
+    role: Any = ""
+    for message in raw:
+        if type(message) is not dict or len(message) != 2:
+            return ()
+        role, content = message.get("role"), message.get("content")
+        if type(content) is not str or role not in _PLAIN_ROLES or (role == "assistant" and not content.strip()):
+            return ()
+        messages.append({"role": role, "content": content})
+    return tuple(messages) if role == "assistant" else ()
 
 
 def _messages_missing(value: dict[str, Any]) -> Flaw:

@@ -9,10 +9,10 @@ from typing import Any
 
 from services.common.errors import InvalidInput, Violation
 from services.common.ports.object_store import Artifact
+from services.dataset.shapes import OPENAI_CHAT
 
 KIND = "dataset"
 NAME = "projects/{project}/datasets/{dataset}"
-OPENAI_CHAT = "openai_chat"
 DIGEST_CHARACTERS_IN_NAME = 24
 
 

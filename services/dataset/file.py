@@ -21,12 +21,17 @@ MAX_DISPLAY_NAME_CHARACTERS = 255
 
 @dataclass(frozen=True)
 class File:
-    """One upload: the client's name for it (never a path), why it came, its bytes, and the Dataset made from it, if any."""
+    """One upload: the client's name for it (never a path), why it came, its bytes, and the Dataset made from it, if any.
+
+    With the Dataset stands what else was asked when it was made.
+    """
 
     display_name: str
     purpose: str
     artifact: Artifact
     dataset: str = ""
+    asked_format: str = ""
+    asked_validation_file: str = ""
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -35,12 +40,14 @@ class File:
             "purpose": self.purpose,
             "artifact": vars(self.artifact),
             "dataset": self.dataset,
+            "asked_format": self.asked_format,
+            "asked_validation_file": self.asked_validation_file,
         }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "File":
         """Read it back."""
-        return cls(document["display_name"], document["purpose"], Artifact(**document["artifact"]), document["dataset"])
+        return cls(**{**document, "artifact": Artifact(**document["artifact"])})
 
 
 def metadata_violations(display_name: str, purpose: str) -> list[Violation]:

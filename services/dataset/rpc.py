@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc, resources_pb2
@@ -71,8 +72,10 @@ class FileRpc(file_pb2_grpc.FileServiceServicer):
 
     async def FinalizeFile(self, request: file_pb2.FinalizeFileRequest, context: grpc.aio.ServicerContext) -> dataset_pb2.Dataset:
         """See the proto."""
-        split = _split(request.split) if request.HasField("split") else Split()
-        return dataset_message(await use_cases.finalize_file(self._library, request.name, split))
+        usual = Split(0.9, 0.0, 0.1) if request.validation_file else Split()
+        split = _split(request.split, usual) if request.HasField("split") else usual
+        asked = use_cases.Asked(request.name, split, request.format, request.validation_file)
+        return dataset_message(await use_cases.finalize_file(self._library, asked))
 
 
 class DatasetRpc(dataset_pb2_grpc.DatasetServiceServicer):
@@ -144,10 +147,10 @@ async def _drain(messages: AsyncIterator[file_pb2.CreateFileRequest]) -> None:
                 pass
 
 
-def _split(given: dataset_pb2.Split) -> Split:
+def _split(given: dataset_pb2.Split, usual: Split) -> Split:
     """Return a split as asked for; where no fraction is given, the usual ones with the seed."""
     if not (given.train_fraction or given.validation_fraction or given.test_fraction):
-        return Split(seed=given.seed)
+        return replace(usual, seed=given.seed)
     return Split(given.train_fraction, given.validation_fraction, given.test_fraction, given.seed)
 
 

@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from services.common.errors import AlreadyExists, Conflict, InvalidInput, OverLimit, Violation
+from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverLimit, Violation
 from services.common.names import new_id, parse
 from services.common.ports.database import Database, Record
 from services.common.ports.object_store import CHUNK_BYTES, ObjectStore
 from services.dataset import dataset, file
 from services.dataset.dataset import Dataset, Split
 from services.dataset.file import File
+from services.dataset.shapes import FORMATS
 from services.dataset.spool import Spool
-from services.dataset.version import Refusal, make_version
+from services.dataset.version import Refusal, format_told_by, make_version
 
 DEFAULT_MAX_FILE_BYTES = 1 << 30
 UPLOADS_PREFIX = "files"
@@ -27,7 +28,35 @@ class Library:
     database: Database
     store: ObjectStore
     max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
-    finalizing: "dict[tuple[str, Split], asyncio.Task[Record]]" = field(default_factory=dict)
+    finalizing: "dict[Asked, asyncio.Task[Record]]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What FinalizeFile is asked: which file, how to divide it, and its format and validation file where they are named."""
+
+    name: str
+    split: Split
+    format: str = ""
+    validation_file: str = ""
+
+    def check(self) -> None:
+        """Refuse what can't be done. Raises: InvalidInput with every mistake."""
+        self.split.check()
+        if self.format and self.format not in FORMATS:
+            told = f"{self.format[:40]!r} is no format; write one of {', '.join(FORMATS)}, or leave it out."
+            unknown = Violation("format", "FORMAT_UNKNOWN", told)
+            raise InvalidInput(told, reason="FORMAT_UNKNOWN", violations=[unknown])
+        if self.validation_file and self.split.validation_fraction:
+            told = "validation_file gives the rows that validate; make validation_fraction 0, or leave the file out."
+            violation = Violation("split.validation_fraction", "VALIDATION_GIVEN_TWICE", told)
+            raise InvalidInput(told, reason="SPLIT_INVALID", violations=[violation])
+        if self.validation_file and parse(file.NAME, self.validation_file)["project"] != parse(file.NAME, self.name)["project"]:
+            raise NotFound(f"{self.validation_file} is not in this project.", metadata={"name": self.validation_file})
+        if self.validation_file == self.name:
+            told = "The training file can't validate itself; name another file, or leave it out to hold out a share."
+            violation = Violation("validation_file", "VALIDATION_IS_TRAINING", told)
+            raise InvalidInput(told, reason="VALIDATION_IS_TRAINING", violations=[violation])
 
 
 async def create_file(
@@ -93,27 +122,24 @@ async def read_file(library: Library, name: str) -> AsyncIterator[bytes]:
         stream.close()
 
 
-async def finalize_file(library: Library, name: str, split: Split) -> Record:
+async def finalize_file(library: Library, asked: Asked) -> Record:
     """Validate a file and make, or find, the Dataset of its records. Idempotent.
 
     The work goes on when a caller stops waiting, so that one with a short deadline finds it done when it asks again.
     Raises: NotFound; InvalidInput with the first violations, their full count, and the File that lists all of them.
     """
-    split.check()
-    record = await get_file(library, name)
-    upload = File.from_document(record.document)
-    if upload.purpose != file.FINE_TUNE:
-        told = f"{name} was uploaded for {upload.purpose}; only files for {file.FINE_TUNE} make a Dataset."
-        raise InvalidInput(told, reason="PURPOSE_UNSUPPORTED", metadata={"purpose": upload.purpose})
-    if upload.dataset:
+    asked.check()
+    upload = await _training_file(library, asked.name)
+    validation = await _training_file(library, asked.validation_file) if asked.validation_file else None
+    if upload.dataset and (upload.asked_format, upload.asked_validation_file) == (asked.format, asked.validation_file):
         made = await library.database.get(dataset.KIND, upload.dataset)
-        if Dataset.from_document(made.document).split == split:
+        if Dataset.from_document(made.document).split == asked.split:
             return made
-    task = library.finalizing.get((name, split))
+    task = library.finalizing.get(asked)
     if task is None:
-        task = asyncio.create_task(_finalize(library, name, upload, split))
-        library.finalizing[name, split] = task
-        task.add_done_callback(lambda done: _forget(library, (name, split), done))
+        task = asyncio.create_task(_finalize(library, asked, upload, validation))
+        library.finalizing[asked] = task
+        task.add_done_callback(lambda done: _forget(library, asked, done))
     return await asyncio.shield(task)
 
 
@@ -129,30 +155,52 @@ async def list_datasets(library: Library, parent: str, after: int | None, limit:
     return await library.database.list(dataset.KIND, parent, after=after, limit=limit)
 
 
-async def _finalize(library: Library, name: str, upload: File, split: Split) -> Record:
-    version = await asyncio.to_thread(make_version, library.store, upload.artifact, split)
+async def _training_file(library: Library, name: str) -> File:
+    upload = File.from_document((await get_file(library, name)).document)
+    if upload.purpose != file.FINE_TUNE:
+        told = f"{name} was uploaded for {upload.purpose}; only files for {file.FINE_TUNE} make a Dataset."
+        raise InvalidInput(told, reason="PURPOSE_UNSUPPORTED", metadata={"purpose": upload.purpose})
+    return upload
+
+
+async def _finalize(library: Library, asked: Asked, upload: File, validation: File | None) -> Record:
+    told = asked.format or await asyncio.to_thread(format_told_by, library.store, upload.artifact, upload.display_name)
+    version = await asyncio.to_thread(
+        make_version,
+        library.store,
+        upload.artifact,
+        asked.split,
+        format=told,
+        validation=validation.artifact if validation else None,
+        max_unpacked_bytes=library.max_file_bytes,
+    )
     if isinstance(version, Refusal):
-        raise await _refused(library, name, upload, version)
-    project = parse(file.NAME, name)["project"]
+        raise await _refused(library, asked.name, upload, version)
+    project = parse(file.NAME, asked.name)["project"]
     dataset_name = version.name_in(project)
     try:
         made = await library.database.create(dataset.KIND, dataset_name, version.to_document())
     except AlreadyExists:
         made = await library.database.get(dataset.KIND, dataset_name)
-    await _note_dataset(library, name, dataset_name)
+    await _note_dataset(library, asked, dataset_name)
     return made
 
 
-async def _note_dataset(library: Library, name: str, dataset_name: str) -> None:
+async def _note_dataset(library: Library, asked: Asked, dataset_name: str) -> None:
     for _ in range(10):  # another split may be noted between our read and our write
-        record = await get_file(library, name)
-        noted = replace(File.from_document(record.document), dataset=dataset_name)
+        record = await get_file(library, asked.name)
+        noted = replace(
+            File.from_document(record.document),
+            dataset=dataset_name,
+            asked_format=asked.format,
+            asked_validation_file=asked.validation_file,
+        )
         try:
             await library.database.update(record, noted.to_document())
             return
         except Conflict:
             continue
-    raise Conflict(f"{name} changes too often to be finalised; repeat.", metadata={"name": name})
+    raise Conflict(f"{asked.name} changes too often to be finalised; repeat.", metadata={"name": asked.name})
 
 
 async def _refused(library: Library, name: str, upload: File, refusal: Refusal) -> InvalidInput:
@@ -175,7 +223,7 @@ async def _refused(library: Library, name: str, upload: File, refusal: Refusal) 
     )
 
 
-def _forget(library: Library, key: tuple[str, Split], task: "asyncio.Task[Record]") -> None:
-    library.finalizing.pop(key, None)
+def _forget(library: Library, asked: Asked, task: "asyncio.Task[Record]") -> None:
+    library.finalizing.pop(asked, None)
     if not task.cancelled():
         task.exception()  # somebody may have stopped waiting for it; then nobody else asks

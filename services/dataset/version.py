@@ -1,33 +1,35 @@
 """Makes a version of an upload's records: reads them once, decides the division, and writes each side as an artifact.
 
-The upload is read once. Good rows go, normalised and with their rank, into a temporary file, from which the sides are
-written after the division is known. The digest is over the normalised rows in their order, the seed and the fractions:
-the same bytes are always the same version, and so are bytes that differ only in what normalising removes.
+The upload is read once. Good rows go, normalised, into a temporary file, from which the sides are written after the
+division is known; their words go into another, in which near rows are looked for. The digest is over the normalised rows
+in their order, the seed and the fractions: the same bytes are always the same version, and so are bytes that differ only
+in what normalising removes.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from services.common.errors import InvalidInput, Violation
 from services.common.ports.object_store import Artifact, ObjectStore
+from services.dataset import shapes
+from services.dataset.containers import MAX_UNPACKED_BYTES, begins_as_json
 from services.dataset.dataset import Dataset, DatasetPart, Split
-from services.dataset.division import MIN_ROWS_TO_HOLD_OUT, TEST, TRAIN, VALIDATION, Census, Division, fold, rank_of
-from services.dataset.records import Fault, Record, read_records
+from services.dataset.division import SIDES, TEST, TRAIN, VALIDATION, Census, Division
+from services.dataset.faults import Fault
+from services.dataset.records import Record, Records
 from services.dataset.spool import Spool, stream_of
+from services.dataset.warnings import warnings
 
 MIN_ROWS = 10
-# Source: what practitioners' guides call the least for classification and for generation.
-FEW_ROWS_FOR_LABELS, FEW_ROWS_FOR_TEXT = 50, 100
 SHOWN_FAULTS = 50
 SHOWN_FIELDS = 20
 PARTS_PREFIX = "datasets"
 FAULTS_PREFIX = "files"
-_DIGEST_VERSION = "afina.dataset.1"  # another way to normalise or to divide needs another number
-_RANK_BYTES = 8
+_DIGEST_VERSION = "afina.dataset.2"  # another way to normalise or to divide needs another number
+VALIDATION_FILE = "validation_file"
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,36 @@ class Refusal:
     all_faults: Artifact
 
 
-def make_version(store: ObjectStore, upload: Artifact, split: Split) -> Dataset | Refusal:
-    """Validate, normalise, divide and store the records of an upload. Idempotent.
+def format_told_by(store: ObjectStore, upload: Artifact, display_name: str) -> str:
+    """Return the shape that a file's name tells; empty where its records are to be looked at, as in a *.txt of JSON."""
+    format = shapes.hinted_format(display_name)
+    if not format:
+        return ""
+    with store.open(upload.key) as stream:
+        return "" if begins_as_json(stream) else format
+
+
+def make_version(
+    store: ObjectStore,
+    upload: Artifact,
+    split: Split,
+    *,
+    format: str = "",
+    validation: Artifact | None = None,
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
+) -> Dataset | Refusal:
+    """Validate, normalise, divide and store the records of an upload; rows of a validation file validate. Idempotent.
 
     Raises: InvalidInput (no row would train), ArtifactNotFound, Unavailable.
     """
-    with Spool() as rows, Spool() as faults:
-        reading = _Reading(split, rows, faults)
+    with Spool() as rows, Spool() as faults, Spool() as words:
+        reading = Reading(split, rows, faults, Census(words))
         with store.open(upload.key) as stream:
-            for record in read_records(stream):
-                reading.take(record)
+            reading.read(Records(stream, format, max_unpacked_bytes))
         reading.close()
+        if validation:
+            with store.open(validation.key) as stream:
+                reading.read_given(Records(stream, format, max_unpacked_bytes))
         if reading.fault_count:
             listed = store.put(FAULTS_PREFIX, faults.rewound())
             return Refusal(tuple(reading.shown), reading.fault_count, reading.faulty_line_count, listed)
@@ -66,50 +87,76 @@ def make_version(store: ObjectStore, upload: Artifact, split: Split) -> Dataset 
         validation=parts[VALIDATION],
         test=parts[TEST],
         label_counts=dict(sorted(reading.census.label_counts.items())),
-        warnings=tuple(_warnings(reading, division)),
+        warnings=tuple(warnings(reading.census, division, split, reading.ignored, goes_over_lines=reading.goes_over_lines)),
+        format=reading.format,
     )
 
 
 @dataclass
-class _Reading:
+class Reading:
     """What is known after each line: good rows and faults on disk, the census and the digest in memory."""
 
     split: Split
     rows: Spool
     faults: Spool
-    census: Census = field(default_factory=Census)
+    census: Census
     ignored: Counter[str] = field(default_factory=Counter)
     shown: list[Violation] = field(default_factory=list)
     fault_count: int = 0
     faulty_line_count: int = 0
+    format: str = ""
+    goes_over_lines: bool = False
     _last_faulty_line: int = -1
 
     def __post_init__(self) -> None:
         header = {"version": _DIGEST_VERSION, **self.split.to_document()}
         self.digest = hashlib.sha256(orjson.dumps(header, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
 
-    def take(self, record: Record | Fault) -> None:
-        """Take in one row or one fault; after the first fault rows are only counted."""
-        if isinstance(record, Fault):
-            self._refuse(record)
-            return
-        rank = rank_of(record.chat, self.split.seed)
-        self.census.add(record.chat, rank)
+    def read(self, records: Records) -> None:
+        """Take in the training file."""
+        for record in records:
+            if isinstance(record, Fault):
+                self._refuse(record)
+            else:
+                self.census.add(record.chat, self.split.seed)
+                self._keep(record)
+        self.format, self.goes_over_lines = records.format, records.goes_over_lines
+
+    def read_given(self, records: Records) -> None:
+        """Take in the validation file, after the training file."""
+        self.digest.update(b"validation_file\n")
+        self._last_faulty_line = -1
+        row_count = 0
+        faults_before = self.fault_count
+        for record in records:
+            if isinstance(record, Fault):
+                self._refuse(replace(record, source=VALIDATION_FILE))
+            else:
+                row_count += 1
+                self.census.add_given(record.chat, self.split.seed)
+                self._keep(record)
+        if not row_count and self.fault_count == faults_before:
+            told = f"The file has no records; write {shapes.example_of(records.format)}, one a line."
+            self._refuse(Fault(0, "FILE_EMPTY", told, source=VALIDATION_FILE))
+
+    def _keep(self, record: Record) -> None:
+        """Write a row down; after the first fault rows are only counted."""
         if self.fault_count:
             return
         line = record.chat.to_json()
         self.digest.update(line)
-        self.rows.write(rank.to_bytes(_RANK_BYTES, "big").hex().encode() + line)
+        self.rows.write(line)
         for name in record.chat.ignored:
             if name in self.ignored or len(self.ignored) < SHOWN_FIELDS:
                 self.ignored[name] += 1
 
     def close(self) -> None:
-        """Find what only the whole file shows: that it is empty, or too small."""
+        """Find what only the whole training file shows: that it is empty, or too small."""
         self.census.settle()
         row_count = self.census.row_count
         if not row_count and not self.fault_count:
-            self._refuse(Fault(0, "FILE_EMPTY", 'The file has no records; write one {"messages": [...]} a line.'))
+            told = f"The file has no records; write {shapes.example_of(self.format)}, one a line."
+            self._refuse(Fault(0, "FILE_EMPTY", told))
         elif row_count < MIN_ROWS and row_count + self.faulty_line_count < MIN_ROWS and self._last_faulty_line != 0:
             found = row_count + self.faulty_line_count
             told = f"There are {found} examples, at least {MIN_ROWS} are needed; add {MIN_ROWS - found} more."
@@ -126,52 +173,9 @@ class _Reading:
 
 
 def _write_part(store: ObjectStore, rows: Spool, division: Division, side: str) -> DatasetPart:
-    row_count = 0
-
-    def lines() -> Iterator[bytes]:
-        nonlocal row_count
-        hex_characters = 2 * _RANK_BYTES
-        for row in rows.rewound():
-            if division.side(int(row[:hex_characters], 16)) == side:
-                row_count += 1
-                yield row[hex_characters:]
-
-    source = lines()
-    first = next(source, None)
-    if first is None:
+    place = SIDES.index(side)
+    row_count = division.sides.count(place)
+    if not row_count:
         return DatasetPart(0, None)
-    artifact = store.put(PARTS_PREFIX, stream_of(_chained(first, source)))
-    return DatasetPart(row_count, artifact)
-
-
-def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
-
-
-def _warnings(reading: _Reading, division: Division) -> Iterator[Violation]:
-    census = reading.census
-    row_count = census.row_count
-    few = FEW_ROWS_FOR_LABELS if census.has_labels else FEW_ROWS_FOR_TEXT
-    if row_count < few:
-        kind = "classification" if census.has_labels else "free text"
-        yield Violation("file", "FEW_EXAMPLES", f"{row_count} examples are few: for {kind} use at least {few}.")
-    held_out = reading.split.validation_fraction + reading.split.test_fraction
-    if row_count < MIN_ROWS_TO_HOLD_OUT and held_out:
-        told = f"Under {MIN_ROWS_TO_HOLD_OUT} examples nothing is held out: all train, and nothing can say how good the model is."
-        yield Violation("split", "NOTHING_HELD_OUT", told)
-    if division.repeated_row_count:
-        told = "repeat another row but for case, space and punctuation; repeats stay on one side of the split"
-        yield Violation("file", "ROWS_REPEATED", f"{division.repeated_row_count} of {row_count} rows {told}.")
-    for name, count in sorted(reading.ignored.items()):
-        told = f"{count} rows have the field {name[:40]}, which nothing reads; only messages and tools are used."
-        yield Violation("file", "FIELD_IGNORED", told)
-    spellings = Counter(fold(label) for label in census.label_counts)
-    for folded, count in spellings.items():
-        if count > 1:
-            alike = [repr(label) for label in census.label_counts if fold(label) == folded]
-            told = f"{', '.join(alike)} are counted as {count} labels; write one of them everywhere."
-            yield Violation("file", "LABELS_ALIKE", told)
-    if len(census.label_counts) == 1:
-        told = "All answers are the same; a model learns to say nothing else."
-        yield Violation("file", "ONE_LABEL", told)
+    lines = (line for at, line in zip(division.sides, rows.rewound(), strict=True) if at == place)
+    return DatasetPart(row_count, store.put(PARTS_PREFIX, stream_of(lines)))

@@ -59,7 +59,7 @@ async def reconcile_job(trainer: Trainer, record: Record) -> Change:
 
 async def _validate(trainer: Trainer, job: Job) -> Change:
     """Turn the file into a Dataset, find the base, and complete the recipe."""
-    name = job.dataset or await trainer.peers.finalize(job.training_file, job.split)
+    name = job.dataset or await trainer.peers.finalize(job.training_file, job.split, job.validation_file)
     dataset = await trainer.peers.dataset(name)
     base = await trainer.peers.base(job.base_model)
     manifest = Manifest.from_json(await asyncio.to_thread(trainer.store.read, base["manifest_key"]))

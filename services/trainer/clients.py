@@ -25,8 +25,8 @@ RESULTS_PURPOSE = "fine-tune-results"
 class Peers(Protocol):
     """The trainer's view of `dataset` and `inference`."""
 
-    async def finalize(self, file: str, split: Mapping[str, Any]) -> str:
-        """Make a Dataset of a file and return its name. Raises: NotFound, InvalidInput."""
+    async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
+        """Make a Dataset of a file (and one whose rows validate, or "") and return its name. Raises: NotFound, InvalidInput."""
 
     async def dataset(self, name: str) -> dict[str, Any]:
         """Return name, digest and parts of a Dataset. Raises: NotFound."""
@@ -56,9 +56,9 @@ class GrpcPeers:
         self._catalogue = Client(catalogue_pb2_grpc.CatalogueServiceStub, inference_address)
         self._models = Client(model_pb2_grpc.ModelServiceStub, inference_address, retry=False)
 
-    async def finalize(self, file: str, split: Mapping[str, Any]) -> str:
+    async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
         """See Peers."""
-        request = file_pb2.FinalizeFileRequest(name=file)
+        request = file_pb2.FinalizeFileRequest(name=file, validation_file=validation_file)
         if split:
             request.split.CopyFrom(dataset_pb2.Split(**split))
         dataset = await self._files.FinalizeFile(request, timeout_s=FINALIZE_TIMEOUT_S)

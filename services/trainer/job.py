@@ -34,6 +34,7 @@ class Job:
     base_model: str
     state: str = "VALIDATING"
     training_file: str = ""
+    validation_file: str = ""
     dataset: str = ""
     split: Mapping[str, Any] = field(default_factory=dict)
     asked_recipe: Mapping[str, Any] = field(default_factory=dict)

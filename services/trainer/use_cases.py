@@ -41,6 +41,8 @@ async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str)
     await trainer.peers.base(asked.base_model)
     if asked.training_file:
         await trainer.peers.file_exists(asked.training_file)
+        if asked.validation_file:
+            await trainer.peers.file_exists(asked.validation_file)
     else:
         await trainer.peers.dataset(asked.dataset)
     name = f"projects/{project}/fineTuningJobs/{new_id('ftjob')}"
@@ -48,6 +50,7 @@ async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str)
         name=name,
         base_model=asked.base_model,
         training_file=asked.training_file,
+        validation_file=asked.validation_file,
         dataset=asked.dataset,
         split=asked.split,
         asked_recipe=asked.asked_recipe,
@@ -168,6 +171,8 @@ def _check(asked: Job) -> None:
         violations.append(Violation("fine_tuning_job.base_model", "REQUIRED", "Give base_model: an id from the catalogue."))
     if bool(asked.training_file) == bool(asked.dataset):
         violations.append(Violation("fine_tuning_job.training_file", "EXACTLY_ONE", "Give either training_file or dataset."))
+    if asked.validation_file:
+        violations += _check_validation_file(asked)
     if asked.suffix and not re.fullmatch(r"[a-z0-9-]{1,64}", asked.suffix):
         violations.append(Violation("fine_tuning_job.suffix", "MALFORMED", "suffix has at most 64 characters of a-z, 0-9 and -."))
     if len(asked.metadata) > 16 or any(len(k) > 64 or len(v) > 512 for k, v in asked.metadata.items()):
@@ -178,3 +183,17 @@ def _check(asked: Job) -> None:
         )
     if violations:
         raise InvalidInput("The job can't be created: " + " ".join(v.description for v in violations), violations=violations)
+
+
+def _check_validation_file(asked: Job) -> list[Violation]:
+    violations = []
+    if not asked.training_file:
+        told = "validation_file goes with training_file; a dataset has its validation rows already."
+        violations.append(Violation("fine_tuning_job.validation_file", "MISPLACED", told))
+    if asked.validation_file == asked.training_file:
+        told = "validation_file is training_file; name another file, or leave it out to hold out a share."
+        violations.append(Violation("fine_tuning_job.validation_file", "VALIDATION_IS_TRAINING", told))
+    if asked.split.get("validation_fraction"):
+        told = "validation_file gives the rows that validate; make split's validation_fraction 0."
+        violations.append(Violation("fine_tuning_job.split", "VALIDATION_GIVEN_TWICE", told))
+    return violations

@@ -1,6 +1,7 @@
 """FileService and DatasetService as a client sees them: real gRPC on loopback, with a real store and a real database."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -167,6 +168,108 @@ async def test_another_split_is_another_dataset(running: Running) -> None:
     assert (seeded.split.train_fraction, seeded.split.seed) == (0.8, 5)
     assert [part.row_count for part in (halved.train, halved.validation, halved.test)] == [30, 0, 30]
     assert not halved.validation.HasField("artifact")
+
+
+def questions(count: int, first: int = 0) -> list[dict[str, str]]:
+    """Free-text rows that all differ."""
+    return [{"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, I believe."} for i in range(first, first + count)]
+
+
+def named(name: str, **fields: Any) -> file_pb2.FinalizeFileRequest:
+    """Ask for a Dataset with more than a split."""
+    return file_pb2.FinalizeFileRequest(name=name, **fields)
+
+
+async def test_the_same_rows_in_any_container_are_the_same_dataset(running: Running) -> None:
+    values = questions(120)
+    contents = [
+        "".join(json.dumps(value) + "\n" for value in values).encode(),
+        json.dumps(values, indent=2).encode(),
+        gzip.compress(json.dumps(values).encode()),
+        "\n".join(json.dumps(value, indent=1) for value in values).encode(),
+    ]
+    made = [await running.files.FinalizeFile(finalize((await running.upload(content)).name)) for content in contents]
+    assert {dataset.name for dataset in made} == {made[0].name}
+    assert (made[0].format, made[0].row_count) == ("question_answer", 120)
+    line = json.loads(running.store.read(made[0].train.artifact.key).splitlines()[0])
+    assert [message["role"] for message in line["messages"]] == ["user", "assistant"]
+
+
+async def test_objects_over_several_lines_are_accepted_with_a_warning(running: Running) -> None:
+    content = "\n".join(json.dumps(value, indent=1) for value in questions(120)).encode()
+    dataset = await running.files.FinalizeFile(finalize((await running.upload(content)).name))
+    assert [warning.reason for warning in dataset.warnings] == ["OBJECTS_OVER_LINES"]
+
+
+async def test_a_format_can_be_named_and_another_name_makes_another_dataset(running: Running) -> None:
+    content = "".join(json.dumps(value) + "\n" for value in questions(120)).encode()
+    file = await running.upload(content)
+    found = await running.files.FinalizeFile(named(file.name))
+    as_text = await running.files.FinalizeFile(named(file.name, format="plain_text"))
+    assert (found.format, as_text.format) == ("question_answer", "plain_text")
+    assert found.digest != as_text.digest
+    assert await running.files.FinalizeFile(named(file.name, format="question_answer")) == found
+    code, info, _ = await refused(running.files.FinalizeFile(named(file.name, format="instruction")))
+    assert (code, info.reason, info.metadata["violation_count"]) == (grpc.StatusCode.INVALID_ARGUMENT, "RECORDS_INVALID", "240")
+    code, info, request = await refused(running.files.FinalizeFile(named(file.name, format="csv")))
+    assert (code, info.reason, request.field_violations[0].field) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "FORMAT_UNKNOWN",
+        "format",
+    )
+
+
+async def test_a_text_file_is_known_by_its_name_and_nothing_else_is_taken_for_text(running: Running) -> None:
+    content = "".join(f"This is line {i} of a story.\n" for i in range(30)).encode()
+    story = await running.upload(content, name="story.txt")
+    assert (await running.files.FinalizeFile(finalize(story.name))).format == "plain_text"
+    told = await running.upload(json.dumps(questions(60)).encode(), name="rows.txt")
+    assert (await running.files.FinalizeFile(finalize(told.name))).format == "question_answer"
+    table = await running.upload(content, name="story.csv")
+    _, info, request = await refused(running.files.FinalizeFile(finalize(table.name)))
+    assert info.reason == "RECORDS_INVALID"
+    assert request.field_violations[0].reason == "JSON_INVALID"
+
+
+async def test_rows_of_a_validation_file_validate_and_training_loses_test_rows_only(running: Running) -> None:
+    training = await running.upload(json.dumps(questions(100)).encode())
+    validating = await running.upload(json.dumps(questions(7, first=1000)).encode())
+    dataset = await running.files.FinalizeFile(named(training.name, validation_file=validating.name))
+    assert [part.row_count for part in (dataset.train, dataset.validation, dataset.test)] == [90, 7, 10]
+    assert (dataset.split.validation_fraction, dataset.row_count) == (0.0, 107)
+    plain = await running.files.FinalizeFile(finalize(training.name))
+    assert [part.row_count for part in (plain.train, plain.validation, plain.test)] == [80, 10, 10]
+    assert await running.files.FinalizeFile(named(training.name, validation_file=validating.name)) == dataset
+
+
+async def test_mistakes_of_a_validation_file_are_told_with_its_name(running: Running) -> None:
+    training = await running.upload(json.dumps(questions(100)).encode())
+    validating = await running.upload(json.dumps(questions(3)).encode() + b" x")
+    code, info, request = await refused(running.files.FinalizeFile(named(training.name, validation_file=validating.name)))
+    assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "RECORDS_INVALID")
+    assert request.field_violations[0].field == "validation_file line 1"
+    listed = json.loads(await running.read(info.metadata["mistakes_file"]))
+    assert (listed["source"], listed["reason"]) == ("validation_file", "JSON_INVALID")
+
+
+async def test_a_validation_file_that_makes_no_sense_is_refused(running: Running) -> None:
+    file, other = await running.upload(rows(60)), await running.upload(rows(20, seed=9))
+    split = dataset_pb2.Split(train_fraction=0.8, validation_fraction=0.1, test_fraction=0.1)
+    cases = [
+        (named(file.name, validation_file=file.name), grpc.StatusCode.INVALID_ARGUMENT),
+        (named(file.name, validation_file=other.name, split=split), grpc.StatusCode.INVALID_ARGUMENT),
+        (named(file.name, validation_file="../x"), grpc.StatusCode.INVALID_ARGUMENT),
+        (named(file.name, validation_file=f"{PROJECT}/files/file-none"), grpc.StatusCode.NOT_FOUND),
+        (named(file.name, validation_file=other.name.replace("default", "other")), grpc.StatusCode.NOT_FOUND),
+    ]
+    for request, expected in cases:
+        assert (await refused(running.files.FinalizeFile(request)))[0] == expected
+
+
+async def test_a_packed_file_may_not_unpack_beyond_the_limit_of_uploads(running: Running) -> None:
+    file = await running.upload(gzip.compress(b" " * (5 << 20)))
+    code, _, request = await refused(running.files.FinalizeFile(finalize(file.name)))
+    assert (code, request.field_violations[0].reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FILE_TOO_LARGE")
 
 
 async def test_a_file_with_mistakes_is_refused_with_each_line_and_the_whole_list_is_a_file(running: Running) -> None:

@@ -5,6 +5,7 @@ The workers, the model server and `inference` do what the test says; all sockets
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ async def test_jobs_are_listed_newest_first_by_pages_and_by_metadata(world: Worl
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"validation_file": "file-1"}, "validation_file", "not supported yet"),
+        ({"validation_file": "../x"}, "validation_file", "not the id of a file"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, "integrations", "There are none"),
         ({"extra_body": {"lora_rank": 8}}, "lora_rank", "Unknown parameter"),
         ({"suffix": "with space"}, "suffix", "letters, digits and hyphens"),
@@ -159,6 +160,23 @@ async def test_what_a_job_may_not_ask_for_is_refused_by_its_name(
         await world.client.fine_tuning.jobs.create(training_file=await world.upload(), model="tiny", **fields)
     assert refused.value.param == param
     assert words in refused.value.message
+
+
+async def test_a_validation_file_validates_and_the_training_file_loses_test_rows_only(world: World) -> None:
+    rows = [json.dumps({"prompt": f"What is {i}?", "completion": f"It is number {i}."}) for i in range(110)]
+    training = await world.upload("\n".join(rows[:100]).encode())
+    validating = await world.upload("\n".join(rows[100:]).encode(), name="validation.jsonl")
+    job = await world.client.fine_tuning.jobs.create(training_file=training, validation_file=validating, model="tiny")
+    assert job.validation_file == validating
+    await world.train(job.id)
+    events = [event.message async for event in world.client.fine_tuning.jobs.list_events(job.id)]
+    assert "The data are valid: 90 rows to train, 10 to validate, 10 held out." in events
+    with pytest.raises(openai.NotFoundError) as refused:
+        await world.client.fine_tuning.jobs.create(training_file=training, validation_file="file-none", model="tiny")
+    assert (refused.value.param, refused.value.code) == ("validation_file", "file_not_found")
+    with pytest.raises(openai.BadRequestError) as same:
+        await world.client.fine_tuning.jobs.create(training_file=training, validation_file=training, model="tiny")
+    assert same.value.param == "validation_file"
 
 
 async def test_a_job_for_an_unknown_file_or_model_is_not_found(world: World) -> None:

@@ -44,7 +44,7 @@ class ScriptedPeers:
     results: dict[str, bytes] = field(default_factory=dict)
     validation: dict[str, Any] | None = None
 
-    async def finalize(self, file: str, split: Mapping[str, Any]) -> str:
+    async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
         if self.file_error:
             raise self.file_error
         return DATASET

@@ -30,6 +30,7 @@ _METADATA = re.compile(r"metadata\[(.+)\]")
 _PARAMS = {
     "fine_tuning_job.base_model": "model",
     "fine_tuning_job.training_file": "training_file",
+    "fine_tuning_job.validation_file": "validation_file",
     "fine_tuning_job.suffix": "suffix",
     "fine_tuning_job.metadata": "metadata",
     "recipe.epochs": "hyperparameters.n_epochs",
@@ -146,9 +147,11 @@ def _has_metadata(job: pb.FineTuningJob, wanted: dict[str, str] | None) -> bool:
 def _in_openai_words(error: AfinaError, asked: pb.FineTuningJob) -> AfinaError:
     """Say which parameter it was, by the name that the client knows."""
     if isinstance(error, NotFound):
-        if asked.training_file == error.metadata.get("name") or asked.training_file in error.message:
-            message = f"No such File object: {last(asked.training_file)}"
-            return NotFound(message, reason="FILE_NOT_FOUND", metadata={"param": "training_file"})
+        for param in ("training_file", "validation_file"):
+            file = getattr(asked, param)
+            if file and (file == error.metadata.get("name") or file in error.message):
+                message = f"No such File object: {last(file)}"
+                return NotFound(message, reason="FILE_NOT_FOUND", metadata={"param": param})
         return model_not_found(asked.base_model)
     error.metadata.setdefault("param", _PARAMS.get(error.violations[0].field, "") if error.violations else "")
     error.message = re.sub(r"\bepochs is\b", "n_epochs is", error.message)

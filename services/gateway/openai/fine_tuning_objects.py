@@ -45,7 +45,7 @@ def job_of(job: pb.FineTuningJob, now: Callable[[], float] = time.time) -> dict[
         "model": job.base_model,
         "fine_tuned_model": job.fine_tuned_model or None,
         "training_file": last(job.training_file),
-        "validation_file": None,
+        "validation_file": last(job.validation_file) or None,
         "result_files": [last(file) for file in [*job.result_files, mistakes_file] if file],
         "trained_tokens": job.progress.trained_tokens if has_succeeded else None,
         "hyperparameters": hyperparameters,

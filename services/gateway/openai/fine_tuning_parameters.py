@@ -26,18 +26,16 @@ def asked_job(body: Mapping[str, Any], project: str) -> pb.FineTuningJob:
     for name in body:
         if name not in _KNOWN:
             raise unknown_parameter(name)
-    if "validation_file" in given:
-        raise unknown_parameter("validation_file", "It is not supported yet: a tenth of the training file validates.")
     if given.get("integrations"):
         raise unknown_parameter("integrations", "There are none; metrics are in the job's events.")
-    model, training_file = _text(given, "model"), _text(given, "training_file")
+    model = _text(given, "model")
     if not _ID.fullmatch(model):
         raise model_not_found(model)
-    if not _ID.fullmatch(training_file):
-        raise invalid("training_file", f"Invalid 'training_file': {training_file[:100]!r} is not the id of a file.")
+    training_file = _file(given, "training_file", project)
     return pb.FineTuningJob(
         base_model=model,
-        training_file=f"projects/{project}/files/{training_file}",
+        training_file=training_file,
+        validation_file=_file(given, "validation_file", project) if "validation_file" in given else "",
         recipe=_recipe(given),
         suffix=_suffix(given),
         metadata=_metadata(given),
@@ -49,6 +47,13 @@ def _text(given: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise invalid(name, f"Missing required parameter: '{name}'.", "MISSING_PARAMETER")
     return value
+
+
+def _file(given: Mapping[str, Any], name: str, project: str) -> str:
+    file = _text(given, name)
+    if not _ID.fullmatch(file):
+        raise invalid(name, f"Invalid '{name}': {file[:100]!r} is not the id of a file.")
+    return f"projects/{project}/files/{file}"
 
 
 def _suffix(given: Mapping[str, Any]) -> str:

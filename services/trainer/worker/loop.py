@@ -108,7 +108,7 @@ def train(
         is_published = recipe.published_checkpoint_count > 0 and progress.step % epoch_steps == 0
         if rows.validation and (is_last or is_published or progress.step % recipe.validation_interval_steps == 0):
             validate_begin_s = time.monotonic()
-metric["validation_loss"], metric["validation_accuracy"] = learner.measure(rows.validation)
+            metric["validation_loss"], metric["validation_accuracy"] = learner.measure(rows.validation)
             _require_finite(progress.step, validation_loss=metric["validation_loss"])
             progress.validate_s += time.monotonic() - validate_begin_s
             progress.validation.append({"step": progress.step, "loss": metric["validation_loss"]})

@@ -4,6 +4,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.dataset.chats import Chat, read_chat
 
@@ -143,3 +145,27 @@ def test_what_a_message_says_is_not_touched() -> None:
 
 def test_fields_beside_messages_and_tools_are_named_as_ignored() -> None:
     assert chat_of(USER, ASSISTANT, id="17", metadata={}).ignored == ("id", "metadata")
+
+
+CONTENTS = st.sampled_from(["", " ", "yes", "No.\n", "é"]) | st.none() | st.integers()
+PLAIN = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(["system", "developer", "user", "assistant", "assistant", "tool", "bot"]) | st.none(),
+            "content": CONTENTS,
+        },
+        optional={"weight": st.just(1)},
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(PLAIN, st.dictionaries(st.sampled_from(["id", "note"]), st.integers()))
+@settings(max_examples=150, deadline=None)
+def test_the_quick_way_reads_plain_chats_as_the_thorough_one_does(messages: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    quick = read_chat({"messages": messages, **more})
+    thorough = read_chat({"messages": messages, "tools": None, **more})
+    assert quick == thorough
+    if isinstance(quick, Chat) and isinstance(thorough, Chat):
+        assert quick.to_json() == thorough.to_json()

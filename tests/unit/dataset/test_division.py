@@ -11,6 +11,7 @@ from services.common.errors import InvalidInput
 from services.dataset.chats import Chat
 from services.dataset.dataset import Split
 from services.dataset.division import TEST, TRAIN, VALIDATION, Census, Division, fold, rank_of
+from services.dataset.spool import Spool
 
 
 def chat(question: str, answer: str, system: str = "") -> Chat:
@@ -21,17 +22,17 @@ def chat(question: str, answer: str, system: str = "") -> Chat:
 
 def sides_of(chats: list[Chat], split: Split | None = None) -> list[str]:
     """Divide chats and return each one's side."""
-    division, ranks = divided(chats, split or Split())
-    return [division.side(rank) for rank in ranks]
+    division = divided(chats, split or Split())
+    return [division.side(row) for row in range(len(chats))]
 
 
-def divided(chats: list[Chat], split: Split) -> tuple[Division, list[int]]:
+def divided(chats: list[Chat], split: Split) -> Division:
     """Count chats and divide them."""
-    census = Census()
-    ranks = [rank_of(one, split.seed) for one in chats]
-    for one, rank in zip(chats, ranks, strict=True):
-        census.add(one, rank)
-    return census.divide(split), ranks
+    with Spool() as words:
+        census = Census(words)
+        for one in chats:
+            census.add(one, split.seed)
+        return census.divide(split)
 
 
 def reviews(counts: dict[str, int]) -> list[Chat]:
@@ -119,7 +120,7 @@ def test_a_group_of_repeats_too_large_for_its_side_trains() -> None:
 
 
 def test_repeats_are_counted() -> None:
-    division, _ = divided([chat("Same!", "x"), chat("same", "x"), chat("SAME", "x"), chat("other", "x")], Split())
+    division = divided([chat("Same!", "x"), chat("same", "x"), chat("SAME", "x"), chat("other", "x")], Split())
     assert division.repeated_row_count == 2
 
 
@@ -135,10 +136,11 @@ def test_repeats_are_counted() -> None:
     ],
 )
 def test_answers_are_labels_when_they_are_short_and_few(answers: list[str], are_labels: bool) -> None:
-    census = Census()
-    for i, answer in enumerate(answers):
-        census.add(chat(f"q{i}", answer), i)
-    census.settle()
+    with Spool() as words:
+        census = Census(words)
+        for i, answer in enumerate(answers):
+            census.add(chat(f"q{i}", answer), 0)
+        census.settle()
     assert census.has_labels == are_labels
     assert census.label_counts == (Counter(answers) if are_labels else Counter())
     assert census.row_count == len(answers)

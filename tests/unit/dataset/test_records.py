@@ -1,5 +1,6 @@
 """Every way a line can be wrong has its own reason, its line, and the column where JSON broke."""
 
+import gzip
 import io
 import json
 import tracemalloc
@@ -9,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.dataset import records
-from services.dataset.records import MAX_LINE_BYTES, Fault, Line, Record, parse_line, read_lines, read_records
+from services.dataset.containers import Container
+from services.dataset.faults import Fault
+from services.dataset.json_text import Text, parse_text
+from services.dataset.objects import MAX_RECORD_BYTES
+from services.dataset.records import Record, Records
 
 GOOD = b'{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}'
 
 
 def read(content: bytes) -> list[Record | Fault]:
     """Read a file from memory."""
-    return list(read_records(io.BytesIO(content)))
+    return list(Records(io.BytesIO(content)))
 
 
 def faults(content: bytes) -> list[Fault]:
@@ -67,13 +71,11 @@ def test_a_line_that_is_wrong_gives_its_reason_its_number_and_the_column_where_j
         (GOOD.decode().encode("utf-16-be"), "ENCODING_UNSUPPORTED", "UTF-8"),
         (GOOD.decode().encode("utf-16-le"), "ENCODING_UNSUPPORTED", "UTF-8"),
         (GOOD.decode().encode("utf-32"), "ENCODING_UNSUPPORTED", "UTF-8"),
-        (b"\x1f\x8b\x08" + GOOD, "FILE_COMPRESSED", "gunzip"),
+        (b"\x1f\x8b\x08" + GOOD, "FILE_DAMAGED", "gzip FILE"),
+        (gzip.compress(gzip.compress(GOOD)), "FILE_COMPRESSED", "gunzip"),
         (b"PK\x03\x04" + GOOD, "FILE_COMPRESSED", "zip"),
         (b"\x28\xb5\x2f\xfd" + GOOD, "FILE_COMPRESSED", "unzstd"),
         (b"PAR1" + GOOD, "FORMAT_UNSUPPORTED", "JSONL"),
-        (b"[" + GOOD + b"]", "FORMAT_UNSUPPORTED", "jq -c '.[]'"),
-        (json.dumps(json.loads(GOOD), indent=2).encode(), "FORMAT_UNSUPPORTED", "jq -c ."),
-        (b'\n{"messages": [\n{"role"', "FORMAT_UNSUPPORTED", "jq -c ."),
     ],
 )
 def test_a_file_of_another_kind_gives_one_fault_with_advice_and_not_one_for_each_line(
@@ -114,7 +116,7 @@ def test_a_file_without_a_byte_holds_nothing() -> None:
 
 
 def test_a_line_over_10_mb_is_refused_and_the_next_is_read() -> None:
-    giant = b'{"messages": "' + b"x" * MAX_LINE_BYTES + b'"}'
+    giant = b'{"messages": "' + b"x" * MAX_RECORD_BYTES + b'"}'
     found = read(giant + b"\n" + GOOD)
     assert isinstance(found[0], Fault)
     assert (found[0].line, found[0].reason) == (1, "LINE_TOO_LONG")
@@ -124,7 +126,7 @@ def test_a_line_over_10_mb_is_refused_and_the_next_is_read() -> None:
 
 
 def test_a_line_of_exactly_10_mb_is_read() -> None:
-    padded = GOOD + b" " * (MAX_LINE_BYTES - len(GOOD))
+    padded = GOOD + b" " * (MAX_RECORD_BYTES - len(GOOD))
     assert [type(record) for record in read(padded + b"\n" + padded)] == [Record, Record]
 
 
@@ -136,7 +138,7 @@ def test_reading_holds_one_line_and_not_the_file(tmp_path: Any) -> None:
             file.write(row)
     tracemalloc.start()
     with path.open("rb") as file:
-        count = sum(1 for _ in read_records(file))
+        count = sum(1 for _ in Records(file))
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 2_000
@@ -183,7 +185,7 @@ def test_whatever_the_bytes_are_reading_them_gives_records_and_faults_and_nothin
 def test_whatever_the_json_is_it_is_a_record_that_round_trips_or_has_faults(value: Any, ascii_only: bool) -> None:
     content = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     found = read(content)
-    assert found
+    assert found or value == []
     for record in found:
         if isinstance(record, Fault):
             assert record.reason.isupper()
@@ -237,7 +239,7 @@ def test_a_key_that_stands_twice_is_always_found(pairs: list[tuple[str, Any]]) -
         stands_twice = False
     except AssertionError:
         stands_twice = True
-    value = parse_line(Line(1, text.encode()))
+    value = parse_text(Text(1, text.encode()))
     if not stands_twice:
         assert not (isinstance(value, Fault) and value.reason == "KEY_REPEATED")
     else:
@@ -245,8 +247,8 @@ def test_a_key_that_stands_twice_is_always_found(pairs: list[tuple[str, Any]]) -
 
 
 def test_lines_are_read_without_looking_into_them() -> None:
-    assert list(read_lines(io.BytesIO(b"not json\nneither"))) == [Line(1, b"not json"), Line(2, b"neither")]
+    assert list(Container(io.BytesIO(b"not json\nneither")).lines()) == [Text(1, b"not json"), Text(2, b"neither")]
 
 
 def test_the_limit_of_a_line_is_what_the_documentation_says() -> None:
-    assert records.MAX_LINE_BYTES == 10_000_000
+    assert MAX_RECORD_BYTES == 10_000_000

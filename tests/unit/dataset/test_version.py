@@ -165,6 +165,43 @@ def test_50_violations_are_shown_and_all_of_them_are_listed(store: ObjectStore) 
     assert {fault["reason"] for fault in listed} == {"ROLE_UNKNOWN", "CONTENT_INVALID", "LAST_NOT_ASSISTANT"}
 
 
+def test_tools_and_turns_need_more_rows_than_a_question_and_an_answer(store: ObjectStore) -> None:
+    turns = [
+        {"messages": [*row(f"question {i}", "which one?")["messages"], *row("that", f"a long answer, number {i}")["messages"]]}
+        for i in range(120)
+    ]
+    (warning,) = version_of(store, jsonl(turns)).warnings
+    assert (warning.reason, "at least 500" in warning.description) == ("FEW_EXAMPLES", True)
+    assert warnings_of(version_of(store, jsonl(turns[:40] + rows(81)))) == []
+
+
+def test_training_rows_that_are_validation_rows_too_are_a_warning(store: ObjectStore) -> None:
+    content = jsonl(rows(120))
+    validation = store.put("files", io.BytesIO(jsonl(rows(5))))
+    made = make_version(store, store.put("files", io.BytesIO(content)), Split(0.9, 0.0, 0.1), validation=validation)
+    assert isinstance(made, Dataset)
+    assert [(warning.field, warning.reason) for warning in made.warnings] == [("validation_file", "VALIDATION_OVERLAPS")]
+    assert "5 training rows" in made.warnings[0].description
+    assert [lines_of(store, made.validation)[i] for i in range(5)] == rows(5)
+    assert not [line for line in lines_of(store, made.test) if line in rows(5)]
+
+
+def test_other_validation_rows_are_another_version(store: ObjectStore) -> None:
+    upload = store.put("files", io.BytesIO(jsonl(rows(60))))
+    digests = set()
+    for count in (0, 5, 6):
+        validation = store.put("files", io.BytesIO(jsonl(rows(count)))) if count else None
+        made = make_version(store, upload, Split(0.9, 0.0, 0.1), validation=validation)
+        assert isinstance(made, Dataset)
+        digests.add(made.digest)
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("content", [b"\n", b"[]", b" [ ] "])
+def test_a_file_of_no_records_is_refused(store: ObjectStore, content: bytes) -> None:
+    assert [violation.reason for violation in refusal_of(store, content).violations] == ["FILE_EMPTY"]
+
+
 def test_a_split_that_leaves_no_row_to_train_is_refused(store: ObjectStore) -> None:
     with pytest.raises(InvalidInput, match="none would train"):
         version_of(store, jsonl(rows(60)), Split(0.001, 0.0, 0.999))

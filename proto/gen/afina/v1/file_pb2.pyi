@@ -93,9 +93,13 @@ class ReadFileResponse(_message.Message):
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
 
 class FinalizeFileRequest(_message.Message):
-    __slots__ = ("name", "split")
+    __slots__ = ("name", "split", "format", "validation_file")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FILE_FIELD_NUMBER: _ClassVar[int]
     name: str
     split: _dataset_pb2.Split
-    def __init__(self, name: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ...) -> None: ...
+    format: str
+    validation_file: str
+    def __init__(self, name: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., format: _Optional[str] = ..., validation_file: _Optional[str] = ...) -> None: ...

@@ -111,7 +111,8 @@ class FileServiceServicer:
 
     def FinalizeFile(self, request, context):
         """Validates a file and makes, or finds, the Dataset of its records. The same bytes and split give the same Dataset.
-        Errors: NOT_FOUND, INVALID_ARGUMENT with every line that is wrong (at most 50 in the status, the full count with them).
+        Errors: NOT_FOUND, INVALID_ARGUMENT (no such format, not a split, or every line that is wrong: at most 50 in the status, the
+        full count with them, and mistakes_file in the metadata, a File that lists all).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
