@@ -306,7 +306,7 @@ class SqlDatabase(Database):
             except (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError) as error:
                 told = getattr(error, "orig", None) or error
                 if getattr(told, "sqlstate", None) not in REPEATABLE:
-                    what = str(told).strip().rstrip(".")
+                    what = " ".join(str(told).split()).rstrip(".?")
                     raise Unavailable(f"The database does not answer: {what}.", reason="DATABASE_UNAVAILABLE") from error
                 failure = error
             time.sleep(random.uniform(0, 0.02 * 2**attempt))

@@ -1,10 +1,9 @@
 """Workloads as processes of this machine: `process:///folder?jobs=1`.
 
 Each workload has a folder named by its key. `manifest.json` exists from `launch` on, `process.json` just before it runs,
-`exit.json` once it has ended (its environment, with its secrets, is blanked then), `stop.json` once somebody asked it to
-end. A shim of its own (`shim.py`) is its parent,
-so it outlives the service, and its exit code is recorded whoever is alive then. The start time beside each pid tells a
-process from a later one with the same number.
+`exit.json` once it has ended (the manifest's environment, with its secrets, is blanked then), `stop.json` once somebody
+asked it to end. A shim of its own (`shim.py`) is its parent, so it outlives the service, and its exit code is recorded
+whoever is alive then. The start time beside each pid tells a process from a later one with the same number.
 
 Of jobs, so many run at once; the others are PENDING with their position and are started by whoever observes one when a
 place is free. A lock on the folder makes that safe between two replicas.

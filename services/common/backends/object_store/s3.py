@@ -207,17 +207,15 @@ class S3ObjectStore(ObjectStore):
         """Send parts a few at a time; the object is there when the server has joined them, all or nothing."""
         where = {"Bucket": self._bucket, "Key": self._path(artifact.key)}
         upload = {**where, "UploadId": self._client.create_multipart_upload(**where, ChecksumAlgorithm="CRC32")["UploadId"]}
-        try:
+        with contextlib.ExitStack() as otherwise:
+            otherwise.callback(self._abort, upload)
             parts = self._send_parts(upload, staged, artifact.size_bytes)
             try:
                 self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*")
+                otherwise.pop_all()
             except (boto.BotoCoreError, boto.ClientError):
-                if not self._holds(artifact):  # somebody else was first, or our own answer was lost
+                if not self._holds(artifact):  # otherwise somebody else was first, or our own answer was lost
                     raise
-                self._abort(upload)
-        except BaseException:
-            self._abort(upload)
-            raise
 
     def _send_parts(self, upload: Mapping[str, str], staged: IO[bytes], size_bytes: int) -> Sequence[dict[str, Any]]:
         part_bytes = max(self._part_bytes, -(-size_bytes // MAX_PARTS))
