@@ -82,10 +82,9 @@ def groups(words: Words, ranks: NDArray[np.uint64]) -> NDArray[np.int64]:
     Shapes: ranks and result [rows].
     """
     _, firsts, inverse = np.unique(ranks, return_index=True, return_inverse=True)
-    sketches, has_grams = _sketches(words, len(ranks))
-    rows = firsts[has_grams[firsts]]  # in the order of their ranks, so that the file's order does not matter
-    links = _Links(words, rows, sketches[rows])
-    del sketches
+    sketches, has_grams = _sketches(words, firsts, len(ranks))
+    rows = firsts[has_grams]  # in the order of their ranks, so that the file's order does not matter
+    links = _Links(words, rows, _kept(sketches, has_grams))
     for band in range(BANDS):
         links.join_band(band)
     root = np.arange(len(ranks))
@@ -172,23 +171,36 @@ class _Links:
         return place
 
 
-def _sketches(words: Words, row_count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return each row's sketch, and whether it has any 5-gram. Shapes: [rows, 64], [rows]."""
-    sketches = np.zeros((row_count, SKETCH_BYTES), np.uint8)
-    has_grams = np.zeros(row_count, np.bool_)
+def _sketches(words: Words, wanted: NDArray[np.int64], row_count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the sketches of some rows, and which of them have any 5-gram. Shapes: wanted [n], result [n, 64] and [n]."""
+    sketches = np.zeros((len(wanted), SKETCH_BYTES), np.uint8)
+    has_grams = np.zeros(len(wanted), np.bool_)
+    place_of = np.full(row_count, -1, np.int32)
+    place_of[wanted] = np.arange(len(wanted), dtype=np.int32)
     row = 0
     for block in words.blocks():
         hashes, counts = _gram_hashes(np.frombuffer(block, np.uint8))
         places = np.flatnonzero(counts)
         if len(places):
             starts = np.concatenate(([0], np.cumsum(counts[places])[:-1]))
-            target = row + places
-            has_grams[target] = True
+            target = place_of[row + places]
+            is_wanted = target >= 0
+            has_grams[target[is_wanted]] = True
             for i in range(SKETCH_BYTES):
                 least = np.minimum.reduceat(hashes * _FACTORS[i] + _OFFSETS[i], starts)
-                sketches[target, i] = (least * np.uint32(0x9E3779B1)) >> np.uint32(24)
+                sketches[target[is_wanted], i] = ((least * np.uint32(0x9E3779B1)) >> np.uint32(24))[is_wanted]
         row += len(counts)
     return sketches, has_grams
+
+
+def _kept(sketches: NDArray[np.uint8], is_kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Move the rows to keep to the front, in the same memory, and return those."""
+    end = 0
+    for begin in range(0, len(sketches), 1 << 16):
+        part = sketches[begin : begin + (1 << 16)][is_kept[begin : begin + (1 << 16)]]
+        sketches[end : end + len(part)] = part
+        end += len(part)
+    return sketches[:end]
 
 
 def _gram_hashes(text: NDArray[np.uint8]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

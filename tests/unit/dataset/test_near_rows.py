@@ -167,7 +167,7 @@ def test_whatever_a_row_says_its_sketch_depends_on_its_own_words_alone(texts: li
         words = Words(spool)
         for one in [b"", *said]:  # the first sees to it that nothing is shared
             words.add(one)
-        sketches, has_grams = near_rows._sketches(words, len(said) + 1)
+        sketches, has_grams = near_rows._sketches(words, np.arange(len(said) + 1), len(said) + 1)
         assert [words.of(row + 1) for row in range(len(said))] == [one.split() for one in said]
     for row, one in enumerate(said, start=1):
         assert has_grams[row] == (len(one.split()) >= 5)
@@ -175,7 +175,7 @@ def test_whatever_a_row_says_its_sketch_depends_on_its_own_words_alone(texts: li
             alone = Words(spool)
             for line in (b"", one):
                 alone.add(line)
-            assert (near_rows._sketches(alone, 2)[0][1] == sketches[row]).all()
+            assert (near_rows._sketches(alone, np.array([1]), 2)[0][0] == sketches[row]).all()
 
 
 def test_a_sketch_is_64_bytes_and_all_bands_fit_into_it() -> None:
