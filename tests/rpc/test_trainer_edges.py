@@ -9,7 +9,7 @@ from afina.v1 import fine_tuning_job_pb2 as pb
 
 from services.common import errors
 from services.common.ports.launcher import LaunchManifest, WorkloadState
-from services.trainer.attempts import PROVE_LOOKS
+from services.trainer.proving import PROVE_LOOKS
 from tests.rpc.trainer_world import World, trainer_world
 
 
