@@ -33,7 +33,7 @@ check: dev ## format, lint, types, import contracts, proto drift, unit and rpc t
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory proto-check
-	$(BIN)/python -m pytest -n auto tests/unit tests/rpc tests/architecture
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 tests/unit tests/rpc tests/architecture
 
 format: dev ## put the code in form
 	$(BIN)/ruff format .
