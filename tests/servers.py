@@ -5,6 +5,7 @@ starts one of its own.
 """
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import secrets
@@ -38,7 +39,10 @@ class _Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Any:
-        self.start()
+        with contextlib.ExitStack() as otherwise:
+            otherwise.callback(self.__exit__, None, None, None)
+            self.start()
+            otherwise.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -63,7 +67,9 @@ class _Server:
     def _spawn(self, command: list[str], is_ready: Callable[[], bool], **options: Any) -> None:
         log = self.folder / "server.log"
         with log.open("ab") as output:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_end_with_parent, **options
+            )
         end = time.monotonic() + START_LIMIT_S
         while not is_ready():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -180,6 +186,15 @@ class PostgresServer(_Server):
     def database(self, schema: str, **options: Any) -> SqlDatabase:
         """Open a schema of the database."""
         return SqlDatabase(self.url(schema=schema), **options)
+
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    """Run in the child: ask the kernel to end it when the tests are killed."""
+    if _libc is not None:
+        _libc.prctl(1, signal.SIGINT)  # Source: prctl(2), PR_SET_PDEATHSIG
 
 
 def weed() -> Path:

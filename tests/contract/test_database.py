@@ -1,6 +1,8 @@
 """Each promise of the Database port, on every backend."""
 
 import asyncio
+import contextlib
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import exc
 
-from services.common.backends.database.migrations import MIGRATIONS, Migration
+from services.common.backends.database.migrations import DIALECTS, MIGRATIONS, Migration
 from services.common.backends.database.sql import SqlDatabase
 from services.common.errors import AlreadyExists, Conflict, NotFound, Unavailable, WrongState
 from services.common.ports.database import Database, NewEvent, Record
@@ -297,6 +299,20 @@ async def test_a_step_is_applied_once_and_older_code_refuses_what_newer_code_mad
         SqlDatabase(url)
     assert caught.value.reason == "DATABASE_TOO_NEW"
     assert caught.value.metadata == {"found": "2", "known": "1"}
+
+
+async def test_a_file_from_before_there_were_steps_is_taken_over_with_what_it_holds(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        for statement in MIGRATIONS[0].statements:
+            connection.execute(statement.format(**DIALECTS["sqlite"]))
+        row = "(7, 'job', 'a', 1, '{\"n\":1}', 0, 0, NULL, NULL, NULL, NULL, 0)"
+        connection.execute(f"INSERT INTO resources VALUES {row}")
+        connection.commit()
+    database = SqlDatabase(f"sqlite:///{file}")
+    assert (await database.get("job", "a")).document == {"n": 1}
+    assert (await database.create("job", "b", {})).sequence == 8
+    await database.close()
 
 
 async def test_a_step_that_fails_leaves_the_database_as_it_was(url: str) -> None:
