@@ -53,14 +53,14 @@ async def test_a_paused_and_resumed_job_gives_the_very_same_weights(base: Path, 
         running = asyncio.ensure_future(loop.run())
         try:
             paused = await world.create(recipe=RECIPE)
-            await eventually(lambda: _step(world, paused.name), 90)
+            await eventually(lambda: _step(world, paused.name), 240)
             await world.pause(paused.name)
-            assert await eventually(lambda: _is(world, paused.name, "PAUSED"), 60)
+            assert await eventually(lambda: _is(world, paused.name, "PAUSED"), 180)
             assert 0 < (await world.get(paused.name)).progress.step < 240
             straight = await world.create(recipe=RECIPE)  # the pause gave its place free
-            assert await eventually(lambda: _is(world, straight.name, "SUCCEEDED"), 120)
+            assert await eventually(lambda: _is(world, straight.name, "SUCCEEDED"), 300)
             await world.resume(paused.name)
-            assert await eventually(lambda: _is(world, paused.name, "SUCCEEDED"), 120)
+            assert await eventually(lambda: _is(world, paused.name, "SUCCEEDED"), 300)
             assert (await world.get(paused.name)).attempt == 2
         finally:
             running.cancel()
