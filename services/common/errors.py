@@ -5,7 +5,8 @@ never knows who called it. Backends turn vendor exceptions into these once, with
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class AfinaError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = list(violations)
         self.violation_count = violation_count if violation_count is not None else len(self.violations)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return it as it is kept on a resource that failed."""
+        return {
+            "kind": type(self).__name__,
+            "reason": self.reason,
+            "message": self.message,
+            "metadata": self.metadata,
+            "violations": [asdict(violation) for violation in self.violations],
+            "violation_count": self.violation_count,
+        }
 
 
 class InvalidInput(AfinaError):

@@ -12,11 +12,12 @@ from services.common.backends import choose
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.common.transport.worker_reports import WorkerRpc
 from services.evaluator.attempts import reconcile_evaluation
 from services.evaluator.clients import Peers
 from services.evaluator.evaluation import KIND
-from services.evaluator.rpc import EvaluationRpc, SuiteRpc, WorkerRpc
-from services.evaluator.use_cases import Evaluator
+from services.evaluator.rpc import EvaluationRpc, SuiteRpc
+from services.evaluator.use_cases import Evaluator, report_progress
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ async def run(settings: Settings) -> None:
         [
             registration(suite_pb2_grpc, suite_pb2, "SuiteService", SuiteRpc(evaluator)),
             registration(evaluation_pb2_grpc, evaluation_pb2, "EvaluationService", EvaluationRpc(evaluator)),
-            registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(evaluator)),
+            registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, evaluator))),
         ],
     )
     loop = Reconciler(evaluator.database, KIND, functools.partial(reconcile_evaluation, evaluator), lease_s=settings.lease_s)

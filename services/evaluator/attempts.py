@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from services.common import errors, telemetry
+from services.common import attempts, errors, telemetry
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
@@ -31,9 +31,9 @@ from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.evaluator import suite
 from services.evaluator.clients import Key
-from services.evaluator.evaluation import ATTEMPT_KIND, KIND, MAX_CRASHES, Evaluation, now
+from services.evaluator.evaluation import KIND, MAX_CRASHES, Evaluation, now
 from services.evaluator.suite import Suite
-from services.evaluator.use_cases import Evaluator, token_sha256
+from services.evaluator.use_cases import Evaluator
 
 LOOK_AGAIN_S = 0.5
 EXIT_INVALID_INPUT = 64
@@ -105,9 +105,9 @@ async def _launch(evaluator: Evaluator, current: Evaluation) -> int:
     token = secrets.token_urlsafe(32)
     key = await evaluator.peers.create_key(project_of(current.name), f"evaluation {current.id}")
     for attempt in range(current.attempt + 1, current.attempt + 100):
-        document = {"token_sha256": token_sha256(token), "next_number": 0, "api_key": key.name}
+        document = {**attempts.document_of(token), "api_key": key.name}
         try:
-            await evaluator.database.create(ATTEMPT_KIND, current.attempt_name(attempt), document)
+            await evaluator.database.create(attempts.KIND, attempts.name_of(current.name, attempt), document)
         except errors.AlreadyExists:
             if (await evaluator.launcher.observe(current.workload_key(attempt))).state == WorkloadState.GONE:
                 continue
@@ -184,7 +184,7 @@ async def _attempt_over(evaluator: Evaluator, current: Evaluation, seen: Observa
     if crash_count >= MAX_CRASHES:
         text = f"The worker ended {crash_count} times without a result. {seen.message} {why}"
         raise errors.WrongState(text, reason=told["reason"] if told else "WORKER_CRASHED")
-    record = await evaluator.database.get(ATTEMPT_KIND, current.attempt_name(current.attempt))
+    record = await evaluator.database.get(attempts.KIND, attempts.name_of(current.name, current.attempt))
     await _revoke(evaluator, record.document["api_key"])
     how = f"ended without a result: {seen.message} {why}" if is_crash else "was told to leave."
     message = f"Attempt {current.attempt} {how} The next one begins."
@@ -232,7 +232,7 @@ async def _revoke_all(evaluator: Evaluator, current: Evaluation) -> None:
 
 async def _attempts(evaluator: Evaluator, current: Evaluation) -> Sequence[Record]:
     """Return the records of all attempts, newest first."""
-    return await evaluator.database.list(ATTEMPT_KIND, f"{current.name}/attempts", limit=1000)
+    return await evaluator.database.list(attempts.KIND, f"{current.name}/attempts", limit=1000)
 
 
 async def _revoke(evaluator: Evaluator, key: str) -> None:

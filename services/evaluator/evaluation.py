@@ -9,7 +9,6 @@ from services.common.errors import AfinaError, Violation, WrongState
 from services.common.names import last
 
 KIND = "evaluation"
-ATTEMPT_KIND = "attempt"
 NAME = "projects/{project}/evaluations/{evaluation}"
 MAX_CRASHES = 3  # attempts that ended without a result and were not asked to; those that were are not counted
 MAX_SUBJECTS = 16
@@ -95,10 +94,6 @@ class Evaluation:
         """The launcher's key of an attempt."""
         return f"{self.id}-{attempt}"
 
-    def attempt_name(self, attempt: int) -> str:
-        """The name of an attempt's record."""
-        return f"{self.name}/attempts/{attempt}"
-
     def move(self, state: str, **changes: Any) -> "Evaluation":
         """Return the evaluation in another state. Raises: WrongState."""
         if state not in MOVES[self.state]:
@@ -109,7 +104,7 @@ class Evaluation:
 
     def fail(self, error: AfinaError) -> "Evaluation":
         """Return the evaluation as failed, for a reason that people and programs can read."""
-        return self.move("FAILED", error=error_document(error))
+        return self.move("FAILED", error=error.to_document())
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -140,18 +135,6 @@ def check_subjects(subjects: Sequence[Subject], prompts: Sequence[str]) -> list[
         if len(set(subject.prompts)) < len(subject.prompts):
             violations.append(Violation(f"{path}.prompts", "REPEATED", "A prompt stands there twice; drop one."))
     return violations
-
-
-def error_document(error: AfinaError) -> dict[str, Any]:
-    """Return an error as it is kept on a resource."""
-    return {
-        "kind": type(error).__name__,
-        "reason": error.reason,
-        "message": error.message,
-        "metadata": error.metadata,
-        "violations": [asdict(violation) for violation in error.violations],
-        "violation_count": error.violation_count,
-    }
 
 
 def now() -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 from afina.v1 import evaluation_pb2 as pb
-from afina.v1 import evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc, worker_pb2, worker_pb2_grpc
+from afina.v1 import evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc
 from google.protobuf import json_format
 
 from services.common.ports.database import Record
@@ -14,8 +14,6 @@ from services.evaluator import use_cases
 from services.evaluator.evaluation import Evaluation, Subject
 from services.evaluator.suite import Prompt, Suite
 from services.evaluator.use_cases import Evaluator
-
-TOKEN_KEY = "afina-attempt-token"
 
 
 class SuiteRpc(suite_pb2_grpc.SuiteServiceServicer):
@@ -97,24 +95,6 @@ class EvaluationRpc(evaluation_pb2_grpc.EvaluationServiceServicer):
 
     async def _message(self, record: Record) -> pb.Evaluation:
         return evaluation_message(record, await use_cases.answered_count(self._evaluator, record.name))
-
-
-class WorkerRpc(worker_pb2_grpc.WorkerServiceServicer):
-    """What workers report."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
-
-    async def ReportProgress(
-        self, request: worker_pb2.ReportProgressRequest, context: grpc.aio.ServicerContext
-    ) -> worker_pb2.ReportProgressResponse:
-        """See the proto."""
-        token = dict(context.invocation_metadata() or ()).get(TOKEN_KEY, "")
-        events = [wire.new_event(event) for event in request.events]
-        stop = await use_cases.report_progress(
-            self._evaluator, request.name, request.attempt, str(token), request.first_number, events
-        )
-        return worker_pb2.ReportProgressResponse(stop_requested=stop)
 
 
 def suite_message(record: Record) -> suite_pb2.Suite:

@@ -1,12 +1,11 @@
 """What can be asked of the evaluator: one short function a verb."""
 
-import hashlib
-import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unauthenticated, Violation, WrongState
+from services.common import attempts
+from services.common.errors import AlreadyExists, Conflict, InvalidInput, Unauthenticated, Violation, WrongState
 from services.common.names import LOWER_ID, new_id, parse
 from services.common.ports.database import Database, NewEvent, Record, StoredEvent
 from services.common.ports.launcher import Launcher
@@ -153,25 +152,11 @@ async def report_progress(
 ) -> bool:
     """Record a worker's events, each once, and say whether it should stop. Raises: NotFound, Unauthenticated."""
     current = Evaluation.from_document((await get_evaluation(evaluator, name)).document)
-    try:
-        reported = await evaluator.database.get(evaluation.ATTEMPT_KIND, current.attempt_name(attempt))
-    except NotFound as error:
-        raise Unauthenticated("There is no such attempt.", reason="ATTEMPT_UNKNOWN") from error
-    if not hmac.compare_digest(reported.document["token_sha256"], token_sha256(token)):
-        raise Unauthenticated("The token is not this attempt's.", reason="TOKEN_WRONG")
+    reported = await attempts.require(evaluator.database, name, attempt, token)
     if current.has_ended or attempt < current.attempt or attempt <= current.given_up:
         raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
-    known = int(reported.document["next_number"])
-    fresh = events[max(0, known - first_number) :]
-    if fresh:
-        await evaluator.database.update(reported, {**reported.document, "next_number": first_number + len(events)})
-        await evaluator.database.append(evaluation.KIND, name, fresh)
+    await attempts.record_events(evaluator.database, reported, evaluation.KIND, name, first_number, events)
     return current.state == "CANCELLING"
-
-
-def token_sha256(token: str) -> str:
-    """How an attempt's token is kept."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _belongs(name: str, pattern: str, project: str) -> bool:

@@ -12,11 +12,12 @@ from services.common.backends import choose
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.common.transport.worker_reports import WorkerRpc
 from services.trainer.attempts import reconcile_job
 from services.trainer.clients import GrpcPeers
 from services.trainer.job import KIND
-from services.trainer.rpc import FineTuningJobRpc, WorkerRpc
-from services.trainer.use_cases import Trainer
+from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.use_cases import Trainer, report_progress
 from services.trainer.worker_environment import RECOMMENDED
 
 
@@ -47,7 +48,7 @@ async def run(settings: Settings) -> None:
         settings.address,
         [
             registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer)),
-            registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(trainer)),
+            registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
         ],
     )
     loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer), lease_s=settings.lease_s)

@@ -23,16 +23,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from services.common import errors
+from services.common import attempts, errors
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.trainer import recipe
-from services.trainer.job import ATTEMPT_KIND, KIND, MAX_CRASHES, Job, now
+from services.trainer.job import KIND, MAX_CRASHES, Job, now
 from services.trainer.proving import prove, state_event
-from services.trainer.use_cases import Trainer, token_sha256
+from services.trainer.use_cases import Trainer
 
 LOOK_AGAIN_S = 0.5
 EXIT_INVALID_INPUT = 64
@@ -108,9 +108,9 @@ async def _launch(trainer: Trainer, job: Job) -> int:
     """Take a number, write the spec, launch. Returns: the attempt that runs now."""
     for attempt in range(job.attempt + 1, job.attempt + 100):
         token = secrets.token_urlsafe(32)
-        document = {"token_sha256": token_sha256(token), "next_number": 0}
+        document = attempts.document_of(token)
         try:
-            await trainer.database.create(ATTEMPT_KIND, f"{job.name}/attempts/{attempt}", document)
+            await trainer.database.create(attempts.KIND, attempts.name_of(job.name, attempt), document)
         except errors.AlreadyExists:
             if (await trainer.launcher.observe(job.workload_key(attempt))).state != WorkloadState.GONE:
                 return attempt
@@ -227,7 +227,7 @@ async def _has_result(trainer: Trainer, job: Job) -> bool:
 
 async def _cancel(trainer: Trainer, job: Job) -> Change:
     """Stop the worker, then end; also the one of an attempt that was launched and could not be written any more."""
-    recorded = [int(last(r.name)) for r in await trainer.database.list(ATTEMPT_KIND, f"{job.name}/attempts", limit=1000)]
+    recorded = [int(last(r.name)) for r in await trainer.database.list(attempts.KIND, f"{job.name}/attempts", limit=1000)]
     keys = [job.workload_key(attempt) for attempt in recorded if attempt >= job.attempt]
     for key in keys:
         await trainer.launcher.stop(key)

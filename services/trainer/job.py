@@ -9,7 +9,6 @@ from services.common.errors import AfinaError, WrongState
 from services.common.names import last
 
 KIND = "fineTuningJob"
-ATTEMPT_KIND = "attempt"
 MAX_CRASHES = 3  # attempts that ended without a result and were not asked to; those that were are not counted
 
 MOVES: dict[str, tuple[str, ...]] = {
@@ -106,7 +105,7 @@ class Job:
 
     def fail(self, error: AfinaError) -> "Job":
         """Return the job as failed, for a reason that people and programs can read."""
-        return self.move("FAILED", error=error_document(error))
+        return self.move("FAILED", error=error.to_document())
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -116,18 +115,6 @@ class Job:
     def from_document(cls, document: Mapping[str, Any]) -> "Job":
         """Read it from JSON."""
         return cls(**document)
-
-
-def error_document(error: AfinaError) -> dict[str, Any]:
-    """Return an error as it is kept on a resource."""
-    return {
-        "kind": type(error).__name__,
-        "reason": error.reason,
-        "message": error.message,
-        "metadata": error.metadata,
-        "violations": [asdict(violation) for violation in error.violations],
-        "violation_count": error.violation_count,
-    }
 
 
 def now() -> str:

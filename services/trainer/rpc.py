@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 from afina.v1 import fine_tuning_job_pb2 as pb
-from afina.v1 import fine_tuning_job_pb2_grpc, worker_pb2, worker_pb2_grpc
+from afina.v1 import fine_tuning_job_pb2_grpc
 from google.protobuf import json_format
 
 from services.common.ports.database import Record
@@ -14,7 +14,6 @@ from services.trainer import use_cases
 from services.trainer.job import Job
 from services.trainer.use_cases import Trainer
 
-TOKEN_KEY = "afina-attempt-token"
 _OPTIONAL = (
     "learning_rate", "epochs", "batch_size", "rank", "alpha", "dropout", "warmup_fraction", "weight_decay", "max_gradient_norm",
     "max_length", "validation_interval_steps", "seed", "learning_rate_multiplier", "early_stopping_patience",
@@ -103,24 +102,6 @@ class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
 
     async def _message(self, record: Record) -> pb.FineTuningJob:
         return message_of(record, await use_cases.progress_of(self._trainer, record.name))
-
-
-class WorkerRpc(worker_pb2_grpc.WorkerServiceServicer):
-    """What workers report."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-
-    async def ReportProgress(
-        self, request: worker_pb2.ReportProgressRequest, context: grpc.aio.ServicerContext
-    ) -> worker_pb2.ReportProgressResponse:
-        """See the proto."""
-        token = dict(context.invocation_metadata() or ()).get(TOKEN_KEY, "")
-        events = [wire.new_event(event) for event in request.events]
-        stop = await use_cases.report_progress(
-            self._trainer, request.name, request.attempt, str(token), request.first_number, events
-        )
-        return worker_pb2.ReportProgressResponse(stop_requested=stop)
 
 
 def message_of(record: Record, progress: Any) -> pb.FineTuningJob:

@@ -1,13 +1,12 @@
 """What can be asked of the trainer: one short function a verb."""
 
-import hashlib
-import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from services.common import attempts
 from services.common.errors import Conflict, InvalidInput, NotFound, Unauthenticated, Violation, WrongState
 from services.common.names import new_id, parse, project_of
 from services.common.ports.database import Database, NewEvent, Record, StoredEvent
@@ -16,7 +15,7 @@ from services.common.ports.object_store import ObjectStore
 from services.common.telemetry import trace_id
 from services.trainer import recipe
 from services.trainer.clients import Peers
-from services.trainer.job import ATTEMPT_KIND, KIND, Job
+from services.trainer.job import KIND, Job
 
 JOB_PATTERN = "projects/{project}/fineTuningJobs/{job}"
 
@@ -127,26 +126,11 @@ async def report_progress(
     parse(JOB_PATTERN, name)
     record = await trainer.database.get(KIND, name)
     job = Job.from_document(record.document)
-    try:
-        reported = await trainer.database.get(ATTEMPT_KIND, f"{name}/attempts/{attempt}")
-    except NotFound as error:
-        raise Unauthenticated("There is no such attempt.", reason="ATTEMPT_UNKNOWN") from error
-    if not hmac.compare_digest(reported.document["token_sha256"], token_sha256(token)):
-        raise Unauthenticated("The token is not this attempt's.", reason="TOKEN_WRONG")
+    reported = await attempts.require(trainer.database, name, attempt, token)
     if job.has_ended or attempt < job.attempt:
         raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
-    known = int(reported.document["next_number"])
-    fresh = events[max(0, known - first_number) :]
-    if fresh:
-        document = {**reported.document, "next_number": first_number + len(events)}
-        await trainer.database.update(reported, document)
-        await trainer.database.append(KIND, name, fresh)
+    await attempts.record_events(trainer.database, reported, KIND, name, first_number, events)
     return job.should_stop
-
-
-def token_sha256(token: str) -> str:
-    """How an attempt's token is kept."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 async def _change(trainer: Trainer, name: str, change: Callable[[Job], Job], message: str) -> Record:

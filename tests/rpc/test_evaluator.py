@@ -13,10 +13,10 @@ from services.common import errors
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Reconciler
 from services.common.transport import wire
+from services.common.transport.worker_reports import TOKEN_KEY
 from services.evaluator.attempts import reconcile_evaluation
 from services.evaluator.clients import Peers
 from services.evaluator.evaluation import KIND
-from services.evaluator.rpc import TOKEN_KEY
 from services.evaluator.use_cases import Evaluator
 from tests.fakes import ScriptedLauncher
 from tests.unit.evaluator.world import BASE, DATASET, LABELS, PARENT, TUNED, World, id_of, opened, prompts

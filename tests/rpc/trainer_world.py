@@ -20,10 +20,11 @@ from services.common.reconcile import Reconciler
 from services.common.transport import wire
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import registration
+from services.common.transport.worker_reports import TOKEN_KEY, WorkerRpc
 from services.trainer.attempts import reconcile_job
 from services.trainer.job import KIND
-from services.trainer.rpc import TOKEN_KEY, FineTuningJobRpc, WorkerRpc
-from services.trainer.use_cases import Trainer
+from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.use_cases import Trainer, report_progress
 from tests.builders import serving
 from tests.fakes import ScriptedLauncher
 
@@ -151,7 +152,7 @@ async def trainer_world(tmp_path: Path) -> AsyncIterator[World]:
     trainer = Trainer(SqlDatabase(f"sqlite:///{tmp_path}/t.db"), store, launcher, peers, {"EXTRA": "1"})
     registrations = [
         registration(fine_tuning_job_pb2_grpc, pb, "FineTuningJobService", FineTuningJobRpc(trainer)),
-        registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(trainer)),
+        registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
     ]
     loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer))
     async with serving(*registrations) as address, contextlib.AsyncExitStack() as stack:

@@ -35,11 +35,12 @@ from services.common.ports.manifest import Manifest, ManifestFile, put_folder
 from services.common.reconcile import Reconciler
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import registration
+from services.common.transport.worker_reports import WorkerRpc
 from services.evaluator.attempts import reconcile_evaluation
 from services.evaluator.clients import Peers
 from services.evaluator.evaluation import KIND
-from services.evaluator.rpc import EvaluationRpc, SuiteRpc, WorkerRpc
-from services.evaluator.use_cases import Evaluator
+from services.evaluator.rpc import EvaluationRpc, SuiteRpc
+from services.evaluator.use_cases import Evaluator, report_progress
 from tests.builders import chat, jsonl, serving
 from tests.fakes import ScriptedLauncher
 from tests.unit.evaluator.scripted_gateway import save_tokenizer
@@ -212,7 +213,9 @@ async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str]
             serving(
                 registration(suite_pb2_grpc, suite_pb2, "SuiteService", SuiteRpc(evaluator)),
                 registration(evaluation_pb2_grpc, pb, "EvaluationService", EvaluationRpc(evaluator)),
-                registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(evaluator)),
+                registration(
+                    worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, evaluator))
+                ),
             )
         )
         environment["AFINA_REPORT_TO"] = address
