@@ -4,8 +4,9 @@
 the usual ports. What the environment says comes first, then `up.json`, then the usual ports.
 """
 
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ ADDRESS_VARIABLES = {
     "inference": "INFERENCE_ADDRESS",
     "gateway": "GATEWAY_ADDRESS",
     "http": "GATEWAY_HTTP_ADDRESS",
+    "dataset probes": "DATASET_METRICS_ADDRESS",
+    "trainer probes": "TRAINER_METRICS_ADDRESS",
+    "evaluator probes": "EVALUATOR_METRICS_ADDRESS",
+    "inference probes": "INFERENCE_METRICS_ADDRESS",
 }
 USUAL_ADDRESSES = {
     "dataset": "127.0.0.1:50051",
@@ -29,12 +34,19 @@ USUAL_ADDRESSES = {
     "inference": "127.0.0.1:50054",
     "gateway": "127.0.0.1:50055",
     "http": "127.0.0.1:8080",
+    "dataset probes": "127.0.0.1:9051",
+    "trainer probes": "127.0.0.1:9052",
+    "evaluator probes": "127.0.0.1:9053",
+    "inference probes": "127.0.0.1:9054",
 }
 
 
 @dataclass(frozen=True)
 class Home:
-    """The folder of an installation and the addresses of its programs (`http` is the gateway's OpenAI API)."""
+    """The folder of an installation and the addresses of its programs.
+
+    `http` is the gateway's OpenAI API; `NAME probes` has a program's /metrics, /healthz and /readyz, the gateway's are on `http`.
+    """
 
     path: Path
     addresses: Mapping[str, str]
@@ -70,6 +82,10 @@ class Home:
         """The launcher's folder of one program."""
         return self.path / "processes" / program
 
+    def probes_url(self, program: str) -> str:
+        """Where a program's /metrics, /healthz and /readyz are."""
+        return f"http://{_reachable(self.addresses.get(f'{program} probes', self.addresses['http']))}"
+
     def make(self) -> None:
         """Create the folder and its parts, for its owner only."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -81,6 +97,15 @@ class Home:
         """Return what `up.json` says if that supervisor lives, else None."""
         record = read_json(self.record)
         return record if record and is_alive(record["pid"], record["start_time"]) else None
+
+
+def with_free_probes(home: Home, environ: Mapping[str, str]) -> Home:
+    """Return the installation with another port for the probes whose usual one is taken and was not asked for by name."""
+    addresses = dict(home.addresses)
+    for name, address in home.addresses.items():
+        if name.endswith(" probes") and not environ.get(ADDRESS_VARIABLES[name]) and not _is_free(address):
+            addresses[name] = f"127.0.0.1:{_free_port()}"
+    return replace(home, addresses=addresses)
 
 
 def find(environ: Mapping[str, str], *, fresh: bool = False) -> Home:
@@ -104,3 +129,20 @@ def _reachable(address: str) -> str:
     """Return an address that a client can use for one that a server listens on."""
     host, _, port = address.rpartition(":")
     return f"127.0.0.1:{port}" if host in ("", "0.0.0.0", "[::]") else address
+
+
+def _is_free(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

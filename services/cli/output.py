@@ -20,6 +20,7 @@ STATE_STYLES = {
     "FAILED": "red",
     "QUARANTINED": "red",
     "AWAY": "red",
+    "WAITING": "yellow",
     "CANCELLED": "yellow",
     "CANCELLING": "yellow",
     "PAUSED": "yellow",

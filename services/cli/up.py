@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,11 +21,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 
-from services.cli import preflight, workloads
+from services.cli import preflight, readiness, workloads
 from services.cli.call import Call, verb
 from services.cli.environment import ACCELERATORS, programs, resolve
 from services.cli.failure import from_document
-from services.cli.home import PROGRAMS, Home, find
+from services.cli.home import PROGRAMS, Home, find, with_free_probes
 from services.cli.output import details, print_json, size, table
 from services.cli.processes import descendants, memory_bytes
 from services.cli.supervisor import Program, Supervisor
@@ -47,7 +47,7 @@ async def up(call: Call, detach: bool, accelerator: str) -> None:
     if detach:
         await ensure_up(call, accelerator)
         return
-    home = find(call.environ, fresh=True)
+    home = with_free_probes(find(call.environ, fresh=True), call.environ)
     home.make()
     with _sole_supervisor(home):
         await _supervise(call, home, resolve(accelerator))
@@ -67,10 +67,11 @@ async def down(call: Call) -> None:
 
 @verb(_commands, "status", in_project=False)
 async def status(call: Call) -> int:
-    """Say which programs answer, where, and what runs; exit code 4 if one of them is away."""
+    """Say which programs answer, where, what they wait for, and what runs; exit code 4 if one is away or waits."""
     home = call.home
     record = home.running() or {}
-    found = [await _program_status(home, name, record.get("programs", {}).get(name, {})) for name in PROGRAMS]
+    processes = record.get("programs", {})
+    found = await asyncio.gather(*(_program_status(home, name, processes.get(name, {})) for name in PROGRAMS))
     running = [
         {"key": w.key, "kind": w.kind, "pid": w.pid, "memory_bytes": memory_bytes(descendants([w.pid]))}
         for w in workloads.running(home)
@@ -80,6 +81,9 @@ async def status(call: Call) -> int:
         print_json(call.out, {**summary, "accelerator": record.get("accelerator"), "programs": found, "workloads": running})
     else:
         call.out.print(_programs_table(found))
+        for program in found:
+            for what, why in program["waits_for"].items():
+                call.out.print(f"{program['name']} waits for the {what}: {why}", markup=False, style="yellow", soft_wrap=True)
         if running:
             call.out.print()
             call.out.print(_workloads_table(running))
@@ -155,7 +159,7 @@ async def _supervise(call: Call, home: Home, accelerator: str) -> None:
     changed()
     try:
         supervisor.start()
-        await _until(stop, _become_ready(supervisor, home))
+        await _until(stop, _become_ready(call, supervisor, home))
         if not stop.is_set():
             state["is_ready"] = True
             changed()
@@ -177,15 +181,25 @@ async def is_serving(program: Program) -> bool:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def _become_ready(supervisor: Supervisor, home: Home) -> None:
-    """Return when all programs serve, the gateway's HTTP too. Raises: Unavailable."""
+async def _become_ready(call: Call, supervisor: Supervisor, home: Home) -> None:
+    """Return when all programs serve, the gateway's HTTP too; say what they wait for. Raises: Unavailable."""
     await supervisor.wait_until_ready(READY_TIMEOUT_S)
     host, _, port = home.addresses["http"].rpartition(":")
     deadline = time.monotonic() + READY_TIMEOUT_S
+    told: dict[str, str] = {}
     while not (home.api_key.exists() and await _connects(host, int(port))):
+        waits_for = await readiness.missing(home, "dataset")  # what one program waits for the others do, too
+        if waits_for.keys() - told.keys():
+            call.err.print(f"afina: waiting for {_sentences(waits_for)}", markup=False, soft_wrap=True)
+        told = waits_for
         if time.monotonic() > deadline:
-            raise Unavailable(f"The gateway's HTTP is not there; read {home.logs / 'gateway.log'}.", reason="PROGRAM_FAILED")
+            why = f" It waits for {_sentences(told)}" if told else ""
+            raise Unavailable(f"The gateway is not ready; read {home.logs / 'gateway.log'}.{why}", reason="PROGRAM_FAILED")
         await asyncio.sleep(LOOK_S)
+
+
+def _sentences(waits_for: Mapping[str, str]) -> str:
+    return " And ".join(f"the {what}: {why}" for what, why in waits_for.items())
 
 
 async def _connects(host: str, port: int) -> bool:
@@ -264,9 +278,13 @@ async def _wait_for_end(name: str, process: dict[str, Any]) -> None:
 async def _program_status(home: Home, name: str, process: dict[str, Any]) -> dict[str, Any]:
     program = Program(name, (), {}, home.addresses[name])
     pid = process.get("pid") if process and is_alive(process["pid"], process["start_time"]) else None
+    serves = await is_serving(program)
+    waits_for = await readiness.missing(home, name) if serves else {}
     return {
         "name": name,
-        "state": "SERVING" if await is_serving(program) else "AWAY",
+        "state": "AWAY" if not serves else "WAITING" if waits_for else "SERVING",
+        "waits_for": waits_for,
+        "probes_url": home.probes_url(name),
         "address": program.address,
         "pid": pid,
         "restarts": process.get("restarts", 0),
@@ -274,11 +292,12 @@ async def _program_status(home: Home, name: str, process: dict[str, Any]) -> dic
     }
 
 
-def _programs_table(found: list[dict[str, Any]]) -> Any:
+def _programs_table(found: Sequence[dict[str, Any]]) -> Any:
     columns: Any = {
         "program": lambda p: p["name"],
         "state": lambda p: p["state"],
         "address": lambda p: p["address"],
+        "metrics": lambda p: f"{p['probes_url']}/metrics",
         "pid": lambda p: str(p["pid"] or ""),
         "restarts": lambda p: p["restarts"],
         "memory": lambda p: size(p["memory_bytes"]) if p["memory_bytes"] else "",

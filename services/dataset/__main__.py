@@ -1,15 +1,14 @@
 """The dataset program: `python -m services.dataset` (with `--check`: import everything and leave)."""
 
-import asyncio
 import sys
 from dataclasses import dataclass
 
 from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc
 
-from services.common import program
 from services.common.backends import choose
+from services.common.program import Program, main
 from services.common.settings import setting
-from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.common.transport.grpc_server import GrpcServer, registration
 from services.dataset.rpc import DatasetRpc, FileRpc
 from services.dataset.use_cases import DEFAULT_MAX_FILE_BYTES, Library
 
@@ -21,14 +20,15 @@ class Settings:
     object_store: str = setting("OBJECT_STORE", "file:///folder or s3://bucket/prefix, where artifacts are")
     database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     address: str = setting("DATASET_ADDRESS", "host:port to serve on", default="127.0.0.1:50051")
+    metrics_address: str = setting("DATASET_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9051")
     max_file_bytes: int = setting("MAX_FILE_BYTES", "bytes that an upload may have", default=DEFAULT_MAX_FILE_BYTES)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, program: Program) -> None:
     """Wire the program together and serve until it is stopped."""
     library = Library(
-        database=choose.database(settings.database),
-        store=choose.object_store(settings.object_store),
+        database=program.database(choose.database(settings.database)),
+        store=program.store(choose.object_store(settings.object_store)),
         max_file_bytes=settings.max_file_bytes,
     )
     server = GrpcServer(
@@ -37,11 +37,12 @@ async def run(settings: Settings) -> None:
             registration(file_pb2_grpc, file_pb2, "FileService", FileRpc(library)),
             registration(dataset_pb2_grpc, dataset_pb2, "DatasetService", DatasetRpc(library)),
         ],
+        program.metrics,
     )
-    await serve_until_stopped(server)
+    await program.serve(server, probes=settings.metrics_address)
     await library.database.close()
 
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        asyncio.run(run(program.begin("dataset", Settings)))
+        main("dataset", Settings, run)

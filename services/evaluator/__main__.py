@@ -1,17 +1,16 @@
 """The evaluator program: `python -m services.evaluator` (with `--check`: import everything and leave)."""
 
-import asyncio
 import functools
 import sys
 from dataclasses import dataclass
 
 from afina.v1 import evaluation_pb2, evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc, worker_pb2, worker_pb2_grpc
 
-from services.common import program
 from services.common.backends import choose
+from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
-from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.worker_reports import WorkerRpc
 from services.evaluator.attempts import reconcile_evaluation
 from services.evaluator.clients import Peers
@@ -29,6 +28,7 @@ class Settings:
     launcher: str = setting("LAUNCHER", "process:///folder, where workers run")
     cache: str = setting("AFINA_CACHE", "a folder for tokenizers fetched by digest")
     address: str = setting("EVALUATOR_ADDRESS", "host:port to serve on", default="127.0.0.1:50053")
+    metrics_address: str = setting("EVALUATOR_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9053")
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
     gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway issues keys over gRPC", default="127.0.0.1:50055")
@@ -36,12 +36,12 @@ class Settings:
     lease_s: float = setting("LEASE_S", "seconds that a claim on an evaluation lasts", default=60.0)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, program: Program) -> None:
     """Wire the program together and serve until it is stopped."""
     evaluator = Evaluator(
-        database=choose.database(settings.database),
-        store=choose.object_store(settings.object_store),
-        launcher=choose.launcher(settings.launcher),
+        database=program.database(choose.database(settings.database)),
+        store=program.store(choose.object_store(settings.object_store)),
+        launcher=program.launcher(choose.launcher(settings.launcher)),
         peers=Peers(settings.dataset_address, settings.inference_address, settings.gateway_address),
         worker_environment={
             "AFINA_CACHE": settings.cache,
@@ -56,13 +56,15 @@ async def run(settings: Settings) -> None:
             registration(evaluation_pb2_grpc, evaluation_pb2, "EvaluationService", EvaluationRpc(evaluator)),
             registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, evaluator))),
         ],
+        program.metrics,
     )
-    loop = Reconciler(evaluator.database, KIND, functools.partial(reconcile_evaluation, evaluator), lease_s=settings.lease_s)
-    await serve_until_stopped(server, loop.run)
+    step = functools.partial(reconcile_evaluation, evaluator)
+    evaluations = Reconciler(evaluator.database, KIND, step, lease_s=settings.lease_s, metrics=program.metrics)
+    await program.serve(server, reconcilers=[evaluations], probes=settings.metrics_address)
     await evaluator.peers.close()
     await evaluator.database.close()
 
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        asyncio.run(run(program.begin("evaluator", Settings)))
+        main("evaluator", Settings, run)

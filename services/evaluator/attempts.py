@@ -133,6 +133,7 @@ def _workload(evaluator: Evaluator, current: Evaluation, attempt: int, token: st
             "AFINA_SPEC": current.spec_key(attempt),
             "AFINA_ATTEMPT_TOKEN": token,
             "OBJECT_STORE": evaluator.store.url,
+            **telemetry.carried(telemetry.TRACEPARENT_VARIABLE),
             "GATEWAY_API_KEY": key.secret,
         },
         labels={"afina.dev/evaluation": current.id, "afina.dev/project": project_of(current.name)},

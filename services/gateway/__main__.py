@@ -1,22 +1,23 @@
 """The gateway program: `python -m services.gateway` (with `--check`: import everything and leave)."""
 
-import asyncio
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from afina.v1 import api_key_pb2, api_key_pb2_grpc, file_pb2_grpc, fine_tuning_job_pb2_grpc, model_pb2_grpc
 
-from services.common import program
 from services.common.backends import choose
+from services.common.program import Program, main, until_done
 from services.common.settings import setting
 from services.common.transport.grpc_client import Client
-from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.http_server import HttpServer
 from services.gateway.app import Gateway, Limits, make_app
 from services.gateway.routing import Routes
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.upstream import Upstream
+from services.gateway.usage import Usage
 from services.gateway.use_cases import Keys, ensure_first_key
 
 
@@ -40,10 +41,9 @@ class Settings:
     body_timeout_s: float = setting("BODY_TIMEOUT_S", "longest wait for a request's JSON body", default=60.0)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, program: Program) -> None:
     """Wire the program together and serve until it is stopped."""
-    keys = Keys(choose.database(settings.database))
-    await ensure_first_key(keys, Path(settings.api_key_file))
+    keys = Keys(program.database(choose.database(settings.database)))
     models = Client(model_pb2_grpc.ModelServiceStub, settings.inference_address, retry=False)
     routes = Routes(models, ensure_timeout_s=settings.ensure_served_timeout_s)
     upstream = Upstream(routes, idle_timeout_s=settings.idle_timeout_s, answer_timeout_s=settings.answer_timeout_s)
@@ -54,16 +54,20 @@ async def run(settings: Settings) -> None:
         files=Client(file_pb2_grpc.FileServiceStub, settings.dataset_address),
         jobs=Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, settings.trainer_address),
         models=models,
+        usage=Usage(program.metrics.registry),
         limits=Limits(settings.max_body_bytes, settings.max_file_bytes, settings.max_generations, settings.body_timeout_s),
     )
     http = HttpServer(settings.http_address, make_app(gateway))
     http.bind()
-    server = GrpcServer(settings.address, [registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys))])
-    await serve_until_stopped(server, http.run, routes.watch)
+    server = GrpcServer(
+        settings.address, [registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys))], program.metrics
+    )
+    first_key = functools.partial(ensure_first_key, keys, Path(settings.api_key_file))
+    await program.serve(server, http.run, routes.watch, lambda: until_done(first_key))
     await upstream.close()
     await keys.database.close()
 
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        asyncio.run(run(program.begin("gateway", Settings)))
+        main("gateway", Settings, run)

@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 from services.common.errors import AfinaError, InvalidInput, OverLimit, Unavailable
+from services.common.telemetry import carried
 from services.gateway.routing import Replica, Route, Routes
 
 KEEP_ALIVE_S = 3.0  # vLLM closes an idle connection after 5
@@ -84,7 +85,7 @@ class Upstream:
             response = await self._open_session().post(
                 replica.url + path,
                 data=orjson.dumps({**body, "model": replica.served_name}),
-                headers={"Authorization": f"Bearer {replica.api_key}", "Content-Type": "application/json"},
+                headers={"Authorization": f"Bearer {replica.api_key}", "Content-Type": "application/json", **carried()},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_s),
                 allow_redirects=False,
             )

@@ -13,10 +13,10 @@ _PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/files", "/v1/fine_tuni
 
 
 class Usage:
-    """Counters of one gateway, in a registry of their own."""
+    """Counters of one gateway, in the registry of its program, or in one of their own."""
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self._registry = registry or CollectorRegistry()
         self._requests = Counter(
             "afina_gateway_requests_total", "HTTP requests.", ["method", "path", "status"], registry=self._registry
         )

@@ -1,6 +1,5 @@
 """The inference program: `python -m services.inference` (with `--check`: import everything and leave)."""
 
-import asyncio
 import functools
 import sys
 from dataclasses import dataclass
@@ -9,14 +8,14 @@ from pathlib import Path
 import aiohttp
 from afina.v1 import catalogue_pb2, catalogue_pb2_grpc, endpoint_pb2, endpoint_pb2_grpc, model_pb2, model_pb2_grpc
 
-from services.common import program
 from services.common.backends import choose
 from services.common.backends.model_server.vllm import ServerPlan, VllmServer, workload
 from services.common.ports.launcher import Workload
 from services.common.ports.object_store import ObjectStore
+from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
-from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.common.transport.grpc_server import GrpcServer, registration
 from services.inference.clients import GrpcEvaluations
 from services.inference.fleet import reconcile_placement, reconcile_server
 from services.inference.inference import Inference
@@ -34,6 +33,7 @@ class Settings:
     launcher: str = setting("LAUNCHER", "process:///folder, where model servers run")
     cache: str = setting("AFINA_CACHE", "a folder for bases and adapters fetched by digest")
     address: str = setting("INFERENCE_ADDRESS", "host:port to serve on", default="127.0.0.1:50054")
+    metrics_address: str = setting("INFERENCE_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9054")
     evaluator_address: str = setting("EVALUATOR_ADDRESS", "where evaluator answers", default="127.0.0.1:50053")
     accelerator: str = setting("AFINA_ACCELERATOR", "cpu or cuda: what model servers run on", default="cpu")
     kv_cache_gib: int = setting("KV_CACHE_GIB", "memory for a server's prompts and answers, on a CPU", default=1)
@@ -60,15 +60,18 @@ def describe(settings: Settings, store: ObjectStore, server: Server, folder: Pat
     )
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, program: Program) -> None:
     """Wire the program together and serve until it is stopped. Model servers go on without it."""
-    database, store = choose.database(settings.database), choose.object_store(settings.object_store)
+    database, store = (
+        program.database(choose.database(settings.database)),
+        program.store(choose.object_store(settings.object_store)),
+    )
     evaluations = GrpcEvaluations(settings.evaluator_address)
     async with aiohttp.ClientSession() as session:
         inference = Inference(
             database=database,
             store=store,
-            launcher=choose.launcher(settings.launcher),
+            launcher=program.launcher(choose.launcher(settings.launcher)),
             evaluations=evaluations,
             cache=Path(settings.cache),
             workload=functools.partial(describe, settings, store),
@@ -82,12 +85,23 @@ async def run(settings: Settings) -> None:
                 registration(catalogue_pb2_grpc, catalogue_pb2, "CatalogueService", CatalogueRpc(inference)),
                 registration(endpoint_pb2_grpc, endpoint_pb2, "EndpointService", EndpointRpc(inference)),
             ],
+            program.metrics,
         )
-        servers = Reconciler(database, SERVER_KIND, functools.partial(reconcile_server, inference), lease_s=settings.lease_s)
+        servers = Reconciler(
+            database,
+            SERVER_KIND,
+            functools.partial(reconcile_server, inference),
+            lease_s=settings.lease_s,
+            metrics=program.metrics,
+        )
         placements = Reconciler(
-            database, PLACEMENT_KIND, functools.partial(reconcile_placement, inference), lease_s=settings.lease_s
+            database,
+            PLACEMENT_KIND,
+            functools.partial(reconcile_placement, inference),
+            lease_s=settings.lease_s,
+            metrics=program.metrics,
         )
-        await serve_until_stopped(server, inference.routes.run, servers.run, placements.run)
+        await program.serve(server, inference.routes.run, reconcilers=[servers, placements], probes=settings.metrics_address)
         await inference.background.close()
     await evaluations.close()
     await database.close()
@@ -95,4 +109,4 @@ async def run(settings: Settings) -> None:
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        asyncio.run(run(program.begin("inference", Settings)))
+        main("inference", Settings, run)

@@ -20,7 +20,7 @@ from services.inference.model import Model
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Placement, Server
 
 PAGE = 1000
-LOOK_S = 0.5
+LOOK_S = 1.0  # for what a twin changes; what this program changes is told at once
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,16 @@
 """The trainer program: `python -m services.trainer` (with `--check`: import everything and leave)."""
 
-import asyncio
 import functools
 import sys
 from dataclasses import dataclass
 
 from afina.v1 import fine_tuning_job_pb2, fine_tuning_job_pb2_grpc, worker_pb2, worker_pb2_grpc
 
-from services.common import program
 from services.common.backends import choose
+from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
-from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
+from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.worker_reports import WorkerRpc
 from services.trainer.attempts import reconcile_job
 from services.trainer.clients import GrpcPeers
@@ -30,17 +29,18 @@ class Settings:
     launcher: str = setting("LAUNCHER", "process:///folder, where workers run")
     cache: str = setting("AFINA_CACHE", "a folder for bases fetched by digest")
     address: str = setting("TRAINER_ADDRESS", "host:port to serve on", default="127.0.0.1:50052")
+    metrics_address: str = setting("TRAINER_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9052")
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
     lease_s: float = setting("LEASE_S", "seconds that a claim on a job lasts", default=60.0)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, program: Program) -> None:
     """Wire the program together and serve until it is stopped."""
     trainer = Trainer(
-        database=choose.database(settings.database),
-        store=choose.object_store(settings.object_store),
-        launcher=choose.launcher(settings.launcher),
+        database=program.database(choose.database(settings.database)),
+        store=program.store(choose.object_store(settings.object_store)),
+        launcher=program.launcher(choose.launcher(settings.launcher)),
         peers=GrpcPeers(settings.dataset_address, settings.inference_address),
         worker_environment={**RECOMMENDED, "AFINA_CACHE": settings.cache, "AFINA_REPORT_TO": settings.address},
     )
@@ -50,12 +50,14 @@ async def run(settings: Settings) -> None:
             registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer)),
             registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
         ],
+        program.metrics,
     )
-    loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer), lease_s=settings.lease_s)
-    await serve_until_stopped(server, loop.run)
+    step = functools.partial(reconcile_job, trainer)
+    jobs = Reconciler(trainer.database, KIND, step, lease_s=settings.lease_s, metrics=program.metrics)
+    await program.serve(server, reconcilers=[jobs], probes=settings.metrics_address)
     await trainer.database.close()
 
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        asyncio.run(run(program.begin("trainer", Settings)))
+        main("trainer", Settings, run)

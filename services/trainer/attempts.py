@@ -23,7 +23,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from services.common import attempts, errors
+from services.common import attempts, errors, telemetry
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
@@ -127,6 +127,7 @@ async def _launch(trainer: Trainer, job: Job) -> int:
                 "AFINA_SPEC": spec_key,
                 "AFINA_ATTEMPT_TOKEN": token,
                 "OBJECT_STORE": trainer.store.url,
+                **telemetry.carried(telemetry.TRACEPARENT_VARIABLE),
             },
             labels={"afina.dev/fine-tuning-job": job.id, "afina.dev/project": project_of(job.name)},
         )

@@ -14,7 +14,9 @@ from sqlalchemy import exc
 
 from services.common.backends.database.migrations import DIALECTS, MIGRATIONS, Migration
 from services.common.backends.database.sql import SqlDatabase
+from services.common.backends.measured import measured
 from services.common.errors import AlreadyExists, Conflict, NotFound, Unavailable, WrongState
+from services.common.metrics import Metrics
 from services.common.ports.database import Database, NewEvent, Record
 from services.common.reconcile import Change, Reconciler
 from tests.builders import eventually
@@ -46,8 +48,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def database(url: str, clock: Clock) -> AsyncIterator[SqlDatabase]:
-    database = SqlDatabase(url, clock)
+async def database(url: str, clock: Clock) -> AsyncIterator[Database]:
+    """As a program has it: with its metrics around it."""
+    database = measured(SqlDatabase(url, clock), "database", Metrics())
     yield database
     await database.close()
 
@@ -196,6 +199,52 @@ async def test_wake_makes_it_due_sooner_but_never_later_and_leaves_the_ended_alo
     assert (await database.get("job", "ended")).due_time is None
 
 
+async def test_who_waits_is_woken_by_what_this_process_makes_due_and_by_nothing_else(
+    database: Database, replica: Database
+) -> None:
+    ended = await database.create("job", "ended", {})
+    await replica.create("job", "elsewhere", {}, due_time=START)
+    await database.create("other", "a", {}, due_time=START)
+    waiting = asyncio.create_task(database.woken("job", 30))
+    await asyncio.wait({waiting}, timeout=0.2)
+    assert not waiting.done()
+    due = await database.create("job", "a", {}, due_time=START)
+    await asyncio.wait_for(waiting, 5)
+    for write in (
+        database.update(due, {}, due_time=START),
+        database.wake("job", "a", START),
+        database.update(ended, {}, due_time=START),
+    ):
+        waiting = asyncio.create_task(database.woken("job", 30))
+        await write
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_the_next_due_is_the_earliest_that_nobody_holds_a_lease_on(database: Database, clock: Clock) -> None:
+    assert await database.next_due("job") is None
+    await database.create("job", "ended", {})
+    await database.create("job", "soon", {}, due_time=START + timedelta(seconds=5))
+    await database.create("job", "now", {}, due_time=START)
+    assert await database.next_due("job") == START
+    await database.claim("job", START, 60)
+    assert await database.next_due("job") == START + timedelta(seconds=5)
+    clock.now += timedelta(seconds=10)
+    await database.claim("job", clock.now, 120)
+    assert await database.next_due("job") == START + timedelta(seconds=60)  # the first lease ends
+
+
+async def test_a_census_counts_by_state_and_what_waits_to_be_claimed(database: Database) -> None:
+    for n, state in enumerate(("RUNNING", "RUNNING", "DONE")):
+        await database.create("job", f"{n}", {"state": state}, due_time=START if state == "RUNNING" else None)
+    await database.create("job", "none", {"n": 1})
+    await database.create("other", "x", {"state": "RUNNING"})
+    await database.update(await database.get("job", "1"), {"state": "PAUSED"}, due_time=START + timedelta(seconds=9))
+    census = await database.census("job", START)
+    assert (census.by_state, census.due_count) == ({"RUNNING": 1, "PAUSED": 1, "DONE": 1, "": 1}, 1)
+    await database.claim("job", START, 60)
+    assert (await database.census("job", START)).due_count == 0
+
+
 async def test_deleting_takes_the_events_too_and_the_absent_is_success(database: Database) -> None:
     record = await database.create("job", "a", {}, events=[NewEvent("X", "x")])
     await database.delete(record)
@@ -298,7 +347,7 @@ async def test_a_step_is_applied_once_and_older_code_refuses_what_newer_code_mad
     with pytest.raises(WrongState) as caught:
         SqlDatabase(url)
     assert caught.value.reason == "DATABASE_TOO_NEW"
-    assert caught.value.metadata == {"found": "2", "known": "1"}
+    assert caught.value.metadata == {"found": str(len(MIGRATIONS) + 1), "known": str(len(MIGRATIONS))}
 
 
 async def test_a_file_from_before_there_were_steps_is_taken_over_with_what_it_holds(tmp_path: Path) -> None:
@@ -306,11 +355,12 @@ async def test_a_file_from_before_there_were_steps_is_taken_over_with_what_it_ho
     with contextlib.closing(sqlite3.connect(file)) as connection:
         for statement in MIGRATIONS[0].statements:
             connection.execute(statement.format(**DIALECTS["sqlite"]))
-        row = "(7, 'job', 'a', 1, '{\"n\":1}', 0, 0, NULL, NULL, NULL, NULL, 0)"
+        row = "(7, 'job', 'a', 1, '{\"state\":\"DONE\"}', 0, 0, NULL, NULL, NULL, NULL, 0)"
         connection.execute(f"INSERT INTO resources VALUES {row}")
         connection.commit()
     database = SqlDatabase(f"sqlite:///{file}")
-    assert (await database.get("job", "a")).document == {"n": 1}
+    assert (await database.get("job", "a")).document == {"state": "DONE"}
+    assert (await database.census("job", START)).by_state == {"DONE": 1}
     assert (await database.create("job", "b", {})).sequence == 8
     await database.close()
 
@@ -319,6 +369,6 @@ async def test_a_step_that_fails_leaves_the_database_as_it_was(url: str) -> None
     await SqlDatabase(url).close()
     broken = Migration("half of it", ("CREATE TABLE half (n INTEGER)", "INSERT INTO nowhere VALUES (1)"))
     with pytest.raises((exc.DBAPIError, Unavailable)):
-        SqlDatabase(url, migrations=(*MIGRATIONS, broken))
+        await SqlDatabase(url, migrations=(*MIGRATIONS, broken)).get("job", "a")
     mended = Migration("half of it", ("CREATE TABLE half (n INTEGER)",))
     await SqlDatabase(url, migrations=(*MIGRATIONS, mended)).close()

@@ -11,7 +11,9 @@ import pytest
 
 from services.common.backends.launcher.process import ProcessLauncher
 from services.common.backends.launcher.shim import read_json, write_json
+from services.common.backends.measured import measured
 from services.common.errors import InvalidInput
+from services.common.metrics import Metrics
 from services.common.ports.launcher import Launcher, Workload, WorkloadState
 from tests.builders import eventually
 from tests.fakes import ScriptedLauncher
@@ -30,7 +32,7 @@ def launcher(request: pytest.FixtureRequest, folder: Path) -> ProcessLauncher:
 @pytest.fixture(params=["process", "scripted"])
 def any_launcher(request: pytest.FixtureRequest, launcher: ProcessLauncher) -> Launcher:
     """The backends, and the double for the promises that it can keep."""
-    return launcher if request.param == "process" else ScriptedLauncher()
+    return measured(launcher, "launcher", Metrics()) if request.param == "process" else ScriptedLauncher()
 
 
 def job(key: str, script: str, kind: str = "job", **environment: str) -> Workload:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from services.common.backends import choose
+from services.common.backends.measured import measured
 from services.common.backends.object_store.local import LocalObjectStore
 from services.common.backends.object_store.s3 import S3ObjectStore
 from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
+from services.common.metrics import Metrics
 from services.common.ports.manifest import Manifest, fetch_folder, put_folder
 from services.common.ports.object_store import Artifact, ObjectStore
 from tests.servers import S3Server
@@ -22,6 +24,11 @@ from tests.servers import S3Server
 
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """As a program has it: with its metrics around it."""
+    return measured(_store(request, tmp_path), "object_store", Metrics())
+
+
+def _store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "local":
         return LocalObjectStore(tmp_path / "objects")
     server: S3Server = request.getfixturevalue("s3_server")

@@ -83,10 +83,11 @@ def test_a_url_without_a_proper_schema_is_refused_and_its_password_is_not_told(s
     assert "geheim" not in caught.value.message
 
 
-def test_a_refused_password_is_told_in_words_and_without_it(postgres_server: PostgresServer) -> None:
+async def test_a_refused_password_is_told_in_words_and_without_it(postgres_server: PostgresServer) -> None:
     host = postgres_server.url(schema="x").rpartition("@")[2]
+    database = choose.database(f"postgresql://afina:geheim@{host}")
     with pytest.raises(Unavailable, match="password authentication failed") as caught:
-        choose.database(f"postgresql://afina:geheim@{host}")
+        await database.get("job", "a")
     assert "geheim" not in caught.value.message
 
 

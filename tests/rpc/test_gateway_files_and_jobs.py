@@ -87,14 +87,15 @@ async def test_content_errors_fail_the_job_and_list_every_line(world: World) -> 
     assert (await world.client.files.retrieve(failed.result_files[0])).purpose == "fine-tune-results"
 
 
-async def test_a_repeated_request_makes_one_job_and_its_id_follows_into_the_trainer(world: World) -> None:
-    file, headers = await world.upload(), {"Idempotency-Key": "once", "X-Request-Id": "trace-7"}
+async def test_a_repeated_request_makes_one_job_and_its_trace_follows_into_the_trainer(world: World) -> None:
+    trace = "7" * 32
+    file, headers = await world.upload(), {"Idempotency-Key": "once", "traceparent": f"00-{trace}-{'1' * 16}-01"}
     ids = {
         (await world.client.fine_tuning.jobs.create(training_file=file, model="tiny", extra_headers=headers)).id for _ in range(2)
     }
     assert len(ids) == 1
     record = await world.trainer.database.get(KIND, f"projects/default/fineTuningJobs/{ids.pop()}")
-    assert record.document["trace_id"] == "trace-7"
+    assert record.document["trace_id"] == trace
 
 
 async def test_idempotency_keys_that_differ_only_at_a_far_end_are_two_requests(world: World) -> None:

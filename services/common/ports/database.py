@@ -34,6 +34,14 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Census:
+    """How many records of a kind there are: by the `state` in their documents ("" for none), and how many wait to be claimed."""
+
+    by_state: Mapping[str, int]
+    due_count: int
+
+
+@dataclass(frozen=True)
 class NewEvent:
     """An event that is to be appended to a resource's history."""
 
@@ -109,6 +117,21 @@ class Database(ABC):
     @abstractmethod
     async def claim(self, kind: str, now: datetime, lease_s: float) -> Record | None:
         """Lease the record of a kind that is longest due and not leased by anybody, or None. Lease tokens are never reused."""
+
+    @abstractmethod
+    async def next_due(self, kind: str) -> datetime | None:
+        """Return when a record can be claimed next: when it is due, or when its lease ends; None where nothing has work left."""
+
+    @abstractmethod
+    async def woken(self, kind: str, timeout_s: float) -> None:
+        """Return when this process has given a record of a kind a due time since the last return, or after the timeout.
+
+        What another process writes wakes nobody here, so a caller looks again from time to time. One waits for each kind.
+        """
+
+    @abstractmethod
+    async def census(self, kind: str, now: datetime) -> Census:
+        """Count the records of a kind. Cheap however many there are, so that it can be asked every few seconds."""
 
     @abstractmethod
     async def append(self, kind: str, name: str, events: Sequence[NewEvent]) -> None:

@@ -13,7 +13,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from services.common import errors
-from services.common.telemetry import TRACE_KEY, trace_id
+from services.common.telemetry import carried
 from services.common.transport.grpc_server import DETAILS_KEY, ERROR_BY_CODE, MAX_MESSAGE_BYTES
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -111,4 +111,4 @@ def translate(error: grpc.RpcError, address: str) -> errors.AfinaError:
 
 
 def _with_trace(metadata: Any) -> Any:
-    return (*metadata, (TRACE_KEY, trace_id.get())) if trace_id.get() else tuple(metadata)
+    return (*metadata, *carried().items())

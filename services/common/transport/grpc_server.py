@@ -20,7 +20,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common import errors
-from services.common.telemetry import TRACE_KEY, log, trace_id
+from services.common.metrics import OK, Metrics
+from services.common.telemetry import TRACEPARENT, TRACERESPONSE, follow, log, traceparent
 
 MAX_MESSAGE_BYTES = 8 << 20
 MAX_VIOLATIONS = 50
@@ -86,7 +87,10 @@ def _packed(message: Any) -> any_pb2.Any:
 
 
 class _Errors(grpc.aio.ServerInterceptor):
-    """Turns what handlers raise into rich statuses, bounds their time, and logs one line a call."""
+    """Turns what handlers raise into rich statuses, bounds their time, counts and logs each call."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     async def intercept_service(
         self,
@@ -97,16 +101,16 @@ class _Errors(grpc.aio.ServerInterceptor):
         if handler is None or details.method.startswith("/grpc."):
             return handler
         method = details.method
-        trace = dict(details.invocation_metadata).get(TRACE_KEY) or secrets.token_hex(8)
+        trace = str(dict(details.invocation_metadata).get(TRACEPARENT, ""))
 
         async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
             behaviour = handler.unary_unary or handler.stream_unary
-            async with _Call(method, trace, context):
+            async with _Call(method, trace, context, self._metrics):
                 return await asyncio.wait_for(behaviour(request, context), context.time_remaining() or DEFAULT_DEADLINE_S)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             behaviour = handler.unary_stream or handler.stream_stream
-            async with _Call(method, trace, context):
+            async with _Call(method, trace, context, self._metrics):
                 async for response in behaviour(request, context):
                     yield response
 
@@ -120,17 +124,25 @@ class _Errors(grpc.aio.ServerInterceptor):
 
 
 class _Call:
-    """One call: its trace id, its log line, and the translation of what it raises."""
+    """One call: its trace, its metrics, its log line, and the translation of what it raises."""
 
-    def __init__(self, method: str, trace: str, context: grpc.aio.ServicerContext) -> None:
-        self.method, self.trace, self.context = method, trace, context
+    def __init__(self, method: str, trace: str, context: grpc.aio.ServicerContext, metrics: Metrics) -> None:
+        self.method, self.trace, self.context, self.metrics = method, trace, context, metrics
 
     async def __aenter__(self) -> None:
-        trace_id.set(self.trace)
+        follow(self.trace)
+        # Among the trailers: metadata before the answer would end the client's right to repeat the call.
+        self.trailers = ((TRACERESPONSE, traceparent()),)
+        self.context.set_trailing_metadata(self.trailers)
         self.begin = time.monotonic()
+        self.metrics.calls_in_flight.inc()
 
     async def __aexit__(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
-        fields = {"method": self.method, "duration_s": round(time.monotonic() - self.begin, 4)}
+        duration_s = time.monotonic() - self.begin
+        self.metrics.calls_in_flight.dec()
+        self.metrics.call_seconds.labels(self.method).observe(duration_s)
+        self.metrics.calls.labels(self.method, _code_of(error)).inc()
+        fields = {"method": self.method, "duration_s": round(duration_s, 4)}
         if error is None or isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.AbortError):
             log(_logger, logging.DEBUG, "call", **fields)
         elif isinstance(error, errors.AfinaError):
@@ -138,7 +150,8 @@ class _Call:
             log(_logger, logging.INFO, "call refused", **fields, code=code.name, reason=error.reason, error=error.message)
             await self._abort(code, status)
         elif isinstance(error, TimeoutError):
-            await self.context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{self.method} did not end before its deadline.")
+            told = f"{self.method} did not end before its deadline."
+            await self.context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, told, self.trailers)
         else:
             incident = secrets.token_hex(6)
             _logger.error("call failed", exc_info=error, extra={"fields": {**fields, "incident": incident}})
@@ -148,7 +161,18 @@ class _Call:
             await self._abort(*status_of(failure))
 
     async def _abort(self, code: grpc.StatusCode, status: status_pb2.Status) -> None:
-        await self.context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        await self.context.abort(code, status.message, (*self.trailers, (DETAILS_KEY, status.SerializeToString())))
+
+
+def _code_of(error: BaseException | None) -> str:
+    """Return the gRPC code that a call ends with, as a label."""
+    if isinstance(error, errors.AfinaError):
+        return str(status_of(error)[0].name)
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "CANCELLED"
+    if isinstance(error, TimeoutError):
+        return "DEADLINE_EXCEEDED"
+    return OK.upper() if error is None else "INTERNAL"
 
 
 @dataclass
@@ -163,12 +187,12 @@ class Registration:
 class GrpcServer:
     """One gRPC server on one address. `port` is known after `start`, also where 0 was asked for."""
 
-    def __init__(self, address: str, registrations: Sequence[Registration]) -> None:
+    def __init__(self, address: str, registrations: Sequence[Registration], metrics: Metrics | None = None) -> None:
         self.address = address
         self.port = 0
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[_Errors()],
+            interceptors=[_Errors(metrics or Metrics())],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -204,15 +228,21 @@ class GrpcServer:
 
 
 async def serve_until_stopped(server: GrpcServer, *loops: Callable[[], Awaitable[None]]) -> None:
-    """Run a server and background loops until SIGTERM or SIGINT; a loop that ends with an error ends the program."""
+    """Run a server and background loops until SIGTERM or SIGINT.
+
+    A loop that ends with an error ends the program; one that just ends has done its work.
+    """
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await server.start()
     log(_logger, logging.INFO, "serving", address=server.address, port=server.port)
     tasks = [asyncio.ensure_future(loop()) for loop in loops]
-    waiter = asyncio.ensure_future(stopped.wait())
-    done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    waiter: asyncio.Future[Any] = asyncio.ensure_future(stopped.wait())
+    pending: set[asyncio.Future[Any]] = {waiter, *tasks}
+    done: set[asyncio.Future[Any]] = set()
+    while waiter in pending and not any(task.exception() for task in done):
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
     await server.stop(grace_s=5.0)
     for task in [waiter, *tasks]:
         task.cancel()

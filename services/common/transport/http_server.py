@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import uvicorn
 
 from services.common import errors
-from services.common.telemetry import log, trace_id
+from services.common.telemetry import TRACEPARENT, TRACERESPONSE, follow, log, traceparent
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -93,7 +93,8 @@ class Door:
     async def _answer(self, exchange: "_Exchange", error: errors.AfinaError) -> None:
         status = status_of(error)
         fields = {"path": exchange.scope["path"], "status": status, "reason": error.reason, "error": error.message}
-        log(_logger, logging.INFO, "request refused", method=exchange.scope["method"], **fields)
+        asked = {"method": exchange.scope["method"], "request_id": exchange.id.decode()}
+        log(_logger, logging.INFO, "request refused", **asked, **fields)
         if exchange.has_begun:  # uvicorn cuts the connection of an answer without an end, so the client sees that it failed
             return
         headers, body = self._present(error, status)
@@ -109,13 +110,15 @@ class _Exchange:
         self.scope, self._send = scope, send
         self.status, self.has_begun, self.begin = 0, False, time.monotonic()
         given = header(scope, REQUEST_ID)
-        self._id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}".encode()
-        trace_id.set(self._id.decode())
+        self.id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}".encode()
+        follow(header(scope, TRACEPARENT.encode()).decode("latin-1"))
+        self._trace = traceparent().encode()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_begun, self.status = True, message["status"]
-            message["headers"] = [*message.get("headers", ()), (REQUEST_ID, self._id)]
+            own = ((REQUEST_ID, self.id), (TRACERESPONSE.encode(), self._trace))
+            message["headers"] = [*message.get("headers", ()), *own]
         await self._send(message)
 
 

@@ -15,6 +15,7 @@ import grpc
 from afina.v1 import resources_pb2, worker_pb2, worker_pb2_grpc
 
 from services.common.errors import Unauthenticated
+from services.common.telemetry import carried
 
 TOKEN_KEY = "afina-attempt-token"
 INTERVAL_S = 0.25  # at most four calls a second
@@ -43,7 +44,8 @@ class ProgressReporter:
         options = [("grpc.max_reconnect_backoff_ms", 2000), ("grpc.enable_http_proxy", 0)]
         self._channel = grpc.insecure_channel(address, options=options) if stub is None else None
         self._stub = stub or worker_pb2_grpc.WorkerServiceStub(self._channel)
-        self._name, self._attempt, self._metadata = name, attempt, ((TOKEN_KEY, token),)
+        # The trace is read here: the thread that sends is in none.
+        self._name, self._attempt, self._metadata = name, attempt, ((TOKEN_KEY, token), *carried().items())
         self._events: list[resources_pb2.Event] = []
         self._first_number = 0  # of the oldest buffered event
         self._guard = threading.Lock()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import openai
 
 from services.common.errors import InvalidInput, Unauthenticated, Unavailable
+from services.common.telemetry import carried
 from services.evaluator.worker.prompts import Message
 from services.evaluator.worker.spec import Subject
 
@@ -29,7 +30,7 @@ T = TypeVar("T")
 def open_client(gateway_url: str, api_key: str) -> openai.AsyncOpenAI:
     """Return a client of the gateway that leaves all retries to `Gateway`."""
     root = gateway_url.rstrip("/").removesuffix("/v1")
-    return openai.AsyncOpenAI(base_url=f"{root}/v1", api_key=api_key, max_retries=0, timeout=TIMEOUT_S)
+    return openai.AsyncOpenAI(base_url=f"{root}/v1", api_key=api_key, max_retries=0, timeout=TIMEOUT_S, default_headers=carried())
 
 
 class Gateway:

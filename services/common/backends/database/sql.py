@@ -7,15 +7,19 @@ another replica is claiming at the moment (SKIP LOCKED).
 
 On PostgreSQL every service has a schema of its own (`?schema=NAME`), made where it is not there. A connection that broke
 is noticed when it is taken from the pool and replaced; what was under way on it is Unavailable, and may have been done.
+A server that is away when the program starts is met with the first transaction that finds it, which brings the tables
+to their version.
 
 When changing this: run the contract suite, and ask of every statement what a second replica sees between it and the next.
 """
 
 import asyncio
+import contextlib
 import random
 import re
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -27,12 +31,13 @@ from sqlalchemy import exc
 
 from services.common.backends.database.migrations import MIGRATIONS, Migration, migrate
 from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable
-from services.common.ports.database import Database, Document, NewEvent, Record, StoredEvent
+from services.common.ports.database import Census, Database, Document, NewEvent, Record, StoredEvent
 
 T = TypeVar("T")
 
 POSTGRES_CONNECTIONS = 4
 POOL_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 20.0  # a server that is frozen, not gone, keeps its connections; more than its own limit for a statement
 REPEATS = 5
 # Source: PostgreSQL, appendix A: serialization_failure, deadlock_detected. It was rolled back; the same again may pass.
 REPEATABLE = ("40001", "40P01")
@@ -47,7 +52,7 @@ POSTGRES_PARAMETERS = {
     "application_name": "afina",
 }
 POSTGRES_OPTIONS = (
-    "-c search_path={schema} -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+    "-c search_path={schema} -c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
 )
 
 # As the last migration left them; `create_all` is never called.
@@ -67,6 +72,7 @@ _resources = sa.Table(
     sa.Column("lease_end_us", sa.BigInteger),
     sa.Column("request_id", sa.Text),
     sa.Column("event_count", sa.Integer),
+    sa.Column("state", sa.Text),
 )
 _events = sa.Table(
     "events",
@@ -85,8 +91,8 @@ _events = sa.Table(
 class SqlDatabase(Database):
     """A database behind a URL: `sqlite:////absolute/file.db`, or `postgresql://user:password@host/database?schema=name`.
 
-    It is brought to the version of the code when it is opened.
-    Raises: InvalidInput (no schema), WrongState (it is newer than the code), Unavailable.
+    It is brought to the version of the code when it is opened, or with the first transaction once it can be reached.
+    Raises: InvalidInput (no schema), WrongState (it is newer than the code).
     """
 
     def __init__(
@@ -96,17 +102,22 @@ class SqlDatabase(Database):
         *,
         connections: int = POSTGRES_CONNECTIONS,
         migrations: Sequence[Migration] = MIGRATIONS,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
-        self._clock = clock
-        schema = ""
+        self._clock, self._migrations = clock, migrations
+        self._schema, self._is_migrated = "", False
+        self._wakings: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         if url.startswith("postgresql"):
-            self._engine, schema = _postgres(url, connections)
+            self._engine, self._schema = _postgres(url, connections)
+            self._answer_timeout_s: float | None = answer_timeout_s
         else:
             connections = 1  # SQLite has one writer anyway, and statements of a few µs do not profit from more
             self._engine = sa.create_engine(url)
+            self._answer_timeout_s = None  # it waits for its lock within limits of its own
             _tame_sqlite(self._engine)
         self._executor = ThreadPoolExecutor(max_workers=connections, thread_name_prefix="database")
-        self._transact(lambda connection: migrate(connection, schema, migrations))
+        with contextlib.suppress(Unavailable):  # told by whoever asks next
+            self._transact(lambda connection: None)
 
     async def create(
         self,
@@ -129,13 +140,14 @@ class SqlDatabase(Database):
             row = {
                 "kind": kind, "name": name, "version": 1, "document": _dump(document), "create_time_us": now,
                 "update_time_us": now, "due_time_us": _us(due_time), "request_id": request_id or None, "event_count": 0,
+                "state": _state(document),
             }  # fmt: skip
             connection.execute(_resources.insert().values(row))
             self._append(connection, kind, name, events)
             return _record(_require(connection, kind, name))
 
         try:
-            return await self._run(transaction)
+            return self._waking(await self._run(transaction))
         except exc.IntegrityError as error:
             if request_id:  # a twin may have won between our look and our insert
                 r = _resources.c
@@ -167,7 +179,7 @@ class SqlDatabase(Database):
             changed = connection.execute(
                 _resources.update().where(*guard).values(
                     version=record.version + 1, document=_dump(document), update_time_us=_us(now),
-                    due_time_us=_us(due_time), lease_token=None, lease_end_us=None,
+                    due_time_us=_us(due_time), lease_token=None, lease_end_us=None, state=_state(document),
                 )
             )  # fmt: skip
             if changed.rowcount != 1:
@@ -178,7 +190,7 @@ class SqlDatabase(Database):
             self._append(connection, record.kind, record.name, events)
             return _record(_require(connection, record.kind, record.name))
 
-        return await self._run(transaction)
+        return self._waking(await self._run(transaction))
 
     async def delete(self, record: Record) -> None:
         """See the port."""
@@ -229,6 +241,34 @@ class SqlDatabase(Database):
 
         return await self._run(transaction)
 
+    async def next_due(self, kind: str) -> datetime | None:
+        """See the port."""
+        r = _resources.c
+        is_leased = sa.and_(r.lease_end_us.is_not(None), r.lease_end_us > r.due_time_us)
+        free_us = sa.case((is_leased, r.lease_end_us), else_=r.due_time_us)
+        query = sa.select(sa.func.min(free_us)).where(r.kind == kind, r.due_time_us.is_not(None))
+        due_us = await self._run(lambda connection: connection.scalar(query))
+        return None if due_us is None else _time(due_us)
+
+    async def woken(self, kind: str, timeout_s: float) -> None:
+        """See the port."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wakings[kind].wait(), timeout_s)
+        self._wakings[kind].clear()
+
+    async def census(self, kind: str, now: datetime) -> Census:
+        """See the port."""
+        r = _resources.c
+        states = sa.select(r.state, sa.func.count()).where(r.kind == kind).group_by(r.state)
+        free = sa.or_(r.lease_end_us.is_(None), r.lease_end_us <= _us(now))
+        due = sa.select(sa.func.count()).where(r.kind == kind, r.due_time_us <= _us(now), free)
+
+        def transaction(connection: sa.Connection) -> Census:
+            by_state = {state or "": count for state, count in connection.execute(states)}
+            return Census(by_state, connection.scalar(due) or 0)
+
+        return await self._run(transaction)
+
     async def append(self, kind: str, name: str, events: Sequence[NewEvent]) -> None:
         """See the port."""
         await self._run(lambda connection: self._append(connection, kind, name, events))
@@ -263,6 +303,7 @@ class SqlDatabase(Database):
             )
 
         await self._run(transaction)
+        self._wakings[kind].set()
 
     async def close(self) -> None:
         """See the port."""
@@ -292,15 +333,30 @@ class SqlDatabase(Database):
             ],
         )  # fmt: skip
 
+    def _waking(self, record: Record) -> Record:
+        if record.due_time is not None:
+            self._wakings[record.kind].set()
+        return record
+
     async def _run(self, transaction: Callable[[sa.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._transact, transaction)
+        """Run a transaction in a thread. Raises: Unavailable (also where it is late; it may be carried out all the same)."""
+        working = asyncio.get_running_loop().run_in_executor(self._executor, self._transact, transaction)
+        try:
+            return await asyncio.wait_for(working, self._answer_timeout_s)
+        except TimeoutError as error:
+            told = f"The database does not answer within {self._answer_timeout_s:g} s."
+            raise Unavailable(told, reason="DATABASE_UNAVAILABLE") from error
 
     def _transact(self, transaction: Callable[[sa.Connection], T]) -> T:
         """Run a transaction, again where it lost to another one, and turn what the driver raises into our errors."""
         for attempt in range(REPEATS):
             try:
                 with self._engine.begin() as connection:
-                    return transaction(connection)
+                    if not self._is_migrated:
+                        migrate(connection, self._schema, self._migrations)
+                    result = transaction(connection)
+                self._is_migrated = True
+                return result
             except exc.DataError as error:
                 raise InvalidInput(f"The database can't keep this: {error.orig}.", reason="VALUE_INVALID") from error
             except (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError) as error:
@@ -377,6 +433,11 @@ def _event(row: Any) -> StoredEvent:
     return StoredEvent(
         row["sequence"], _time(row["create_time_us"]), row["type"], row["message"], row["level"], orjson.loads(row["data"])
     )
+
+
+def _state(document: Document) -> str | None:
+    state = document.get("state")
+    return state if isinstance(state, str) else None
 
 
 def _dump(document: Any) -> str:

@@ -17,6 +17,7 @@ import aiohttp
 from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.launcher import Workload
 from services.common.ports.model_server import ModelServer
+from services.common.telemetry import carried
 
 HEALTH_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 180.0  # the engine may share its cores with a training run, and falls to a tenth of its speed then
@@ -179,7 +180,7 @@ class VllmServer(ModelServer):
         timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S, sock_connect=HEALTH_TIMEOUT_S)
         try:
             async with self._session.request(
-                method, self.url + path, json=body, headers=self._headers, timeout=timeout
+                method, self.url + path, json=body, headers={**self._headers, **carried()}, timeout=timeout
             ) as response:
                 text = await response.text()
                 if response.status < 400:
