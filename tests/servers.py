@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from services.cli.processes import descendants
 from services.common.backends.database.sql import SqlDatabase
 from services.common.backends.object_store.s3 import S3ObjectStore
 from services.common.errors import Unavailable
@@ -56,6 +57,7 @@ class _Server:
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it and wait; it can be started again."""
         if self._process is not None:
+            self._signal_all(signal.SIGCONT)  # a frozen one heeds nothing
             self._process.send_signal(number)
             try:
                 self._process.wait(20)
@@ -63,6 +65,20 @@ class _Server:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """Let it, and what it has started, hold its connections and answer nobody, until `thaw`."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen one go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        assert self._process is not None
+        for pid in descendants([self._process.pid]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _spawn(self, command: list[str], is_ready: Callable[[], bool], **options: Any) -> None:
         log = self.folder / "server.log"

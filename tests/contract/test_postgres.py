@@ -53,6 +53,28 @@ async def test_a_server_that_was_away_is_unavailable_and_good_again_without_a_re
         await database.close()
 
 
+async def test_a_server_that_is_frozen_is_unavailable_in_bounded_time_and_good_again_when_it_thaws() -> None:
+    with PostgresServer() as server:
+        database = server.database("frozen", answer_timeout_s=0.5)
+        await database.create("job", "a", {"n": 1})
+        server.freeze()
+        began = time.monotonic()
+        for _ in range(2):  # more at once than there are connections
+            failed = await asyncio.gather(*(database.get("job", "a") for _ in range(6)), return_exceptions=True)
+            assert {getattr(error, "reason", error) for error in failed} == {"DATABASE_UNAVAILABLE"}
+        assert time.monotonic() - began < 5
+        server.thaw()
+        await eventually(lambda: _answers(database))
+        await database.close()
+
+
+async def _answers(database: SqlDatabase) -> bool:
+    try:
+        return (await database.get("job", "a")).document == {"n": 1}
+    except Unavailable:
+        return False
+
+
 async def _is(database: SqlDatabase, document: dict[str, int]) -> bool:
     return (await database.get("job", "a")).document == document
 

@@ -63,7 +63,7 @@ class Launcher(ABC):
     async def launch(self, manifest: LaunchManifest) -> None:
         """Start what a manifest describes; adopt it where it exists already, whatever its state.
 
-        Workloads outlive the service that launched them.
+        Workloads outlive the service that launched them. Raises: Unavailable (full disk, cluster away) – nothing was started.
         """
 
     @abstractmethod

@@ -5,6 +5,7 @@ paths and file digests is the model's identity: two folders with the same files 
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore
 
 FETCHING = ".fetch-"  # begins the name of a folder that is on its way
@@ -98,11 +99,22 @@ def fetch_folder(store: ObjectStore, manifest: Manifest, cache: Path) -> Path:
     """Bring a folder to this machine, each file checked against its digest, and return `cache/{digest}`.
 
     Idempotent and safe concurrently: the folder appears by one rename, and what is there already is used as it is.
-    Raises: ArtifactNotFound; InvalidInput (bytes that do not match their digest).
+    Raises: ArtifactNotFound; InvalidInput (bytes that do not match their digest); Unavailable (store away, full disk).
     """
     target = cache / manifest.digest
     if target.is_dir():
         return target
+    try:
+        _fetch(store, manifest, cache, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        need = f"{manifest.size_bytes:,} bytes are needed there"
+        raise Unavailable(f"{cache} is full and {need}; free some space, or set AFINA_CACHE.", reason="DISK_FULL") from error
+    return target
+
+
+def _fetch(store: ObjectStore, manifest: Manifest, cache: Path, target: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(cache.glob(f"{FETCHING}*"))
     staging = Path(tempfile.mkdtemp(prefix=FETCHING, dir=cache))
@@ -117,7 +129,6 @@ def fetch_folder(store: ObjectStore, manifest: Manifest, cache: Path) -> Path:
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return target
 
 
 def sweep_leftovers(paths: Iterable[Path]) -> None:

@@ -42,21 +42,25 @@ class Readiness:
         self._checks[name] = check
 
     async def missing(self) -> dict[str, str]:
-        """Return what does not answer now, each with a sentence; in bounded time, also where something hangs."""
+        """Return what does not answer now, each with a sentence; in bounded time, also where something hangs.
+
+        What has gone away or come back since the last time is logged.
+        """
         said = await asyncio.gather(*(self._ask(name, check) for name, check in self._checks.items()))
-        for name, sentence in zip(self._checks, said, strict=True):
-            self._metrics.is_reachable.labels(name).set(not sentence)
-        return {name: sentence for name, sentence in zip(self._checks, said, strict=True) if sentence}
+        missing = {name: sentence for name, sentence in zip(self._checks, said, strict=True) if sentence}
+        for name in self._checks:
+            self._metrics.is_reachable.labels(name).set(name not in missing)
+        for name in missing.keys() - self._told.keys():
+            log(_logger, logging.WARNING, f"waits for the {name}: {missing[name]}", dependency=name)
+        for name in self._told.keys() - missing.keys():
+            log(_logger, logging.INFO, f"the {name} answers again", dependency=name)
+        self._told = missing
+        return missing
 
     async def watch(self) -> None:
-        """Log once when something goes away, and once when it is back, until cancelled."""
+        """Look from time to time, more often while something is away, until cancelled."""
         while True:
             missing = await self.missing()
-            for name in missing.keys() - self._told.keys():
-                log(_logger, logging.WARNING, f"waits for the {name}: {missing[name]}", dependency=name)
-            for name in self._told.keys() - missing.keys():
-                log(_logger, logging.INFO, f"the {name} answers again", dependency=name)
-            self._told = missing
             await asyncio.sleep(AWAY_LOOK_S if missing else LOOK_S)
 
     async def _ask(self, name: str, check: Check) -> str:

@@ -41,6 +41,7 @@ ANSWER_TIMEOUT_S = 20.0  # a server that is frozen, not gone, keeps its connecti
 REPEATS = 5
 # Source: PostgreSQL, appendix A: serialization_failure, deadlock_detected. It was rolled back; the same again may pass.
 REPEATABLE = ("40001", "40P01")
+DISK_FULL = "53100"
 SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # Source: PostgreSQL, libpq connection parameters. A server that vanished is given up within some 20 s, whatever was sent to it.
 POSTGRES_PARAMETERS = {
@@ -362,11 +363,18 @@ class SqlDatabase(Database):
             except (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError) as error:
                 told = getattr(error, "orig", None) or error
                 if getattr(told, "sqlstate", None) not in REPEATABLE:
-                    what = " ".join(str(told).split()).rstrip(".?")
-                    raise Unavailable(f"The database does not answer: {what}.", reason="DATABASE_UNAVAILABLE") from error
+                    raise _unavailable(told) from error
                 failure = error
             time.sleep(random.uniform(0, 0.02 * 2**attempt))
         raise Conflict("Others write the same all the time; read again and repeat.") from failure
+
+
+def _unavailable(told: BaseException) -> Unavailable:
+    is_full = getattr(told, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(told, "sqlstate", None) == DISK_FULL
+    if is_full:
+        return Unavailable("The disk of the database is full; free some space and repeat.", reason="DISK_FULL")
+    what = " ".join(str(told).split()).rstrip(".?")
+    return Unavailable(f"The database does not answer: {what}.", reason="DATABASE_UNAVAILABLE")
 
 
 def _postgres(url: str, connections: int) -> tuple[sa.Engine, str]:

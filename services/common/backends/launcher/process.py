@@ -13,6 +13,7 @@ When changing this: a SIGKILL between any two lines here must leave something th
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.backends.launcher.shim import is_alive, read_json, write_json
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, Unavailable
 from services.common.names import LOWER_ID
 from services.common.ports.launcher import Launcher, LaunchManifest, Observation, Workload, WorkloadState
 
@@ -60,7 +61,12 @@ class ProcessLauncher(Launcher):
 
     async def launch(self, manifest: LaunchManifest) -> None:
         """See the port."""
-        await asyncio.to_thread(self._launch, manifest)
+        try:
+            await asyncio.to_thread(self._launch, manifest)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise Unavailable(f"{self._folder} is full; free some space, and it is launched.", reason="DISK_FULL") from error
 
     async def observe(self, key: str) -> Observation:
         """See the port."""

@@ -383,12 +383,18 @@ def _stage(stream: BinaryIO, staged: IO[bytes]) -> tuple[int, bytes]:
     while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)
         size_bytes += len(chunk)
-        try:
-            staged.write(chunk)
-        except OSError as error:
-            text = f"{tempfile.gettempdir()} can't take what is to be uploaded: {error}. Free some space, or set TMPDIR."
-            raise Unavailable(text, reason="DISK_FULL") from error
+        _write(staged, chunk)
+    _write(staged, b"")
     return size_bytes, digest.digest()
+
+
+def _write(staged: IO[bytes], chunk: bytes) -> None:
+    """Write a chunk; an empty one writes out what is buffered. Raises: Unavailable (the disk is full)."""
+    try:
+        staged.write(chunk) if chunk else staged.flush()
+    except OSError as error:
+        text = f"{tempfile.gettempdir()} can't take what is to be uploaded: {error}. Free some space, or set TMPDIR."
+        raise Unavailable(text, reason="DISK_FULL") from error
 
 
 def _code(error: boto.ClientError) -> str:
