@@ -316,6 +316,32 @@ async def test_two_replicas_of_a_loop_never_hold_one_resource_at_once(
     assert all(r.document == {"moved": 5} and r.version == 6 for r in records)
 
 
+async def test_what_a_replica_decided_that_was_frozen_past_its_lease_happens_once_by_the_other(
+    database: Database, replica: Database, clock: Clock
+) -> None:
+    is_frozen, thaw = asyncio.Event(), asyncio.Event()
+
+    async def freezes(record: Record) -> Change:
+        is_frozen.set()
+        await thaw.wait()
+        return Change({"state": "LAUNCHED", "by": "frozen"}, None, [NewEvent("LAUNCHED", "by the frozen one")])
+
+    async def moves(record: Record) -> Change:
+        return Change({"state": "LAUNCHED", "by": "awake"}, None, [NewEvent("LAUNCHED", "by the one awake")])
+
+    await database.create("job", "a", {"state": "PENDING"}, due_time=START)
+    frozen = asyncio.create_task(Reconciler(database, "job", freezes, clock=clock).run_once())
+    await asyncio.wait_for(is_frozen.wait(), 10)
+    other = Reconciler(replica, "job", moves, clock=clock)
+    assert not await other.run_once()  # the lease lasts
+    clock.now += timedelta(seconds=61)
+    assert await other.run_once()
+    thaw.set()
+    await frozen
+    assert (await replica.get("job", "a")).document == {"state": "LAUNCHED", "by": "awake"}
+    assert [event.message for event in await replica.events("job", "a")] == ["by the one awake"]
+
+
 async def test_what_was_written_is_there_after_the_program_was_killed(url: str) -> None:
     first = SqlDatabase(url)
     await first.create("job", "a", {"n": 1})
