@@ -144,6 +144,7 @@ def _spec(job: Job, attempt: int) -> dict[str, Any]:
         "base": job.base,
         "dataset": {key: dataset[key] for key in ("name", "digest", "train", "validation", "test")},
         "recipe": job.recipe,
+        "chat_template": job.base.get("chat_template", ""),
         "result": {
             "prefix": f"jobs/{job.id}/files",
             "manifest_key": job.manifest_key,

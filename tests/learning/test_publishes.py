@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.common.errors import InvalidInput
 from services.common.ports.manifest import Manifest, fetch_folder
-from services.trainer.worker import publish
+from services.trainer.provenance import source_digest
+from services.trainer.worker import model, publish
 from tests.learning.builders import Desk, Events, chat, desk, learner_of, recipe, uneven_chats
 
 
@@ -112,3 +115,32 @@ def test_weights_that_are_not_finite_are_not_published(base: Path, tmp_path: Pat
         publish.write_adapter(learner, tmp_path, "Tiny")
     assert caught.value.reason == "ADAPTER_NOT_FINITE"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_manifest_tells_what_made_the_model_down_to_the_code(published: tuple[Desk, Manifest, Path]) -> None:
+    job, manifest, _ = published
+    told = manifest.data
+    assert (told["job"], told["attempt"]) == (job.spec.job, 1)
+    assert (told["base"]["digest"], told["dataset"]["digest"]) == (job.spec.base["digest"], "d" * 64)
+    assert told["recipe"] == recipe(epochs=3).to_document()
+    assert told["environment"] == {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in ("torch", "transformers", "peft")},
+        "device": "cpu",
+        "dtype": str(model.choose_dtype(torch.device("cpu"))).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+    assert told["code"]["version"] == metadata.version("afina")
+    assert len(told["code"]["source_sha256"]) == 64
+
+
+def test_other_source_is_another_code_and_nothing_else_is(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("a", "b", "c"))
+    for folder, text in ((first, "x = 1\n"), (second, "x = 1\n"), (third, "x = 2\n")):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "x.py").write_text(text)
+    (second / "notes.txt").write_text("no code")
+    assert source_digest(first) == source_digest(second) != source_digest(third)
+    (first / "inner" / "x.py").rename(first / "x.py")
+    source_digest.cache_clear()
+    assert source_digest(first) != source_digest(second)

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoModelForCausalLM
 
 from services.common.errors import InvalidInput, Violation
 from services.trainer.recipe import ALL_LINEAR, Recipe
 from services.trainer.worker import batches
 from services.trainer.worker.batches import Batch, Row
+from services.trainer.worker.tokens import load_tokenizer
 
 PACKED = "afina_packed"
 PACKABLE_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "olmo2"})  # each has a test
@@ -153,17 +154,12 @@ class Learner:
         return float((losses[0] - losses[1]).abs().mean())
 
 
-def load(folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> tuple[Learner, Any]:
+def load(folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype, chat_template: str = "") -> tuple[Learner, Any]:
     """Load a base from its folder, give it a new adapter, and return both as a Learner, with the tokenizer.
 
     Raises: InvalidInput (target modules that the base does not have, no chat template).
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        raise InvalidInput(
-            "The base has no chat template, so chats can't be rendered; choose an instruct model, or add one to its folder.",
-            reason="CHAT_TEMPLATE_MISSING",
-        )
+    tokenizer = load_tokenizer(folder, chat_template)
     model = load_base(folder, device, dtype)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # never looked at, only has to exist
     return Learner(add_adapter(model, recipe), device, dtype, pad_id), tokenizer
@@ -233,14 +229,6 @@ def why_not_packed(learner: Learner, rows: Sequence[Row]) -> str | None:
     if not difference <= AGREEMENT[learner.dtype]:
         return f"packed rows give another loss than padded ones (by {difference:.2g} a token)"
     return None
-
-
-def end_ids(folder_model: Any, tokenizer: Any) -> set[int]:
-    """Return every token that ends an answer: the tokenizer's, the generation settings', and all special ones."""
-    configured = folder_model.generation_config.eos_token_id if folder_model.generation_config else None
-    told = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
-    special = [at for at, token in tokenizer.added_tokens_decoder.items() if token.special]
-    return {at for at in [*told, *special] if at is not None}
 
 
 def choose_device() -> torch.device:
