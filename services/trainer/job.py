@@ -10,6 +10,7 @@ from services.common.names import last
 
 KIND = "fineTuningJob"
 MAX_CRASHES = 3  # attempts that ended without a result and were not asked to; those that were are not counted
+MAX_IDLE_STOPS = 20  # in a row, of attempts that were told to leave before they had saved another step
 
 MOVES: dict[str, tuple[str, ...]] = {
     "VALIDATING": ("PENDING", "FAILED", "CANCELLING", "PAUSING"),
@@ -45,6 +46,8 @@ class Job:
     attempt: int = 0
     is_attempt_over: bool = False
     crash_count: int = 0
+    saved_step: int = 0  # of the newest checkpoint, when an attempt was last told to leave
+    idle_stop_count: int = 0
     model: str = ""
     fine_tuned_model: str = ""
     result_file: str = ""
@@ -70,6 +73,11 @@ class Job:
     def manifest_key(self) -> str:
         """Where its result is committed; one for all attempts, so only one can win."""
         return f"jobs/{self.id}/manifest.json"
+
+    @property
+    def checkpoint_prefix(self) -> str:
+        """Where its checkpoints are."""
+        return f"jobs/{self.id}/checkpoints"
 
     @property
     def should_stop(self) -> bool:
