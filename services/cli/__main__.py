@@ -13,6 +13,7 @@ from services.cli import (
     keys,
     models,
     suites,
+    tokens,  # noqa: F401 - a verb of datasets
     up,
 )
 

@@ -5,7 +5,14 @@ import functools
 import sys
 from dataclasses import dataclass
 
-from afina.v1 import fine_tuning_job_pb2, fine_tuning_job_pb2_grpc, worker_pb2, worker_pb2_grpc
+from afina.v1 import (
+    fine_tuning_job_pb2,
+    fine_tuning_job_pb2_grpc,
+    token_count_pb2,
+    token_count_pb2_grpc,
+    worker_pb2,
+    worker_pb2_grpc,
+)
 
 from services.common import program
 from services.common.backends import choose
@@ -13,10 +20,12 @@ from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
 from services.common.transport.worker_reports import WorkerRpc
+from services.trainer import job, token_count
 from services.trainer.attempts import reconcile_job
 from services.trainer.clients import GrpcPeers
-from services.trainer.job import KIND
 from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.token_count_rpc import TokenCountRpc
+from services.trainer.token_counts import reconcile_count
 from services.trainer.use_cases import Trainer, report_progress
 from services.trainer.worker_environment import RECOMMENDED
 
@@ -48,11 +57,16 @@ async def run(settings: Settings) -> None:
         settings.address,
         [
             registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer)),
+            registration(token_count_pb2_grpc, token_count_pb2, "TokenCountService", TokenCountRpc(trainer)),
             registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
         ],
     )
-    loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer), lease_s=settings.lease_s)
-    await serve_until_stopped(server, loop.run)
+    steps = {job.KIND: reconcile_job, token_count.KIND: reconcile_count}
+    loops = [
+        Reconciler(trainer.database, kind, functools.partial(step, trainer), lease_s=settings.lease_s).run
+        for kind, step in steps.items()
+    ]
+    await serve_until_stopped(server, *loops)
     await trainer.database.close()
 
 

@@ -18,8 +18,7 @@ import asyncio
 import json
 import secrets
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,9 +28,11 @@ from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
-from services.trainer import recipe
+from services.trainer import planning, recipe
 from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
 from services.trainer.proving import prove, state_event
+from services.trainer.token_count import TokenCount
+from services.trainer.token_counts import count_of, get_count
 from services.trainer.use_cases import Trainer
 
 LOOK_AGAIN_S = 0.5
@@ -58,29 +59,28 @@ async def reconcile_job(trainer: Trainer, record: Record) -> Change:
 
 
 async def _validate(trainer: Trainer, job: Job) -> Change:
-    """Turn the file into a Dataset, find the base, and complete the recipe."""
+    """Turn the file into a Dataset, find the base, have the tokens counted, and complete the recipe."""
     name = job.dataset or await trainer.peers.finalize(job.training_file, job.split, job.validation_file)
     dataset = await trainer.peers.dataset(name)
     base = await trainer.peers.base(job.base_model)
+    if job.token_count:
+        record = await get_count(trainer, job.token_count)
+    else:
+        record = await count_of(trainer, project_of(job.name), dataset, base, job.base_model)
+    count = TokenCount.from_document(record.document)
+    if not count.has_ended:
+        return Change(replace(job, dataset=name, token_count=count.name).to_document(), LOOK_AGAIN_S)
     manifest = Manifest.from_json(await asyncio.to_thread(trainer.store.read, base["manifest_key"]))
     base_config = json.loads(await asyncio.to_thread(trainer.store.read, manifest.file("config.json").key))
     chosen, choices = recipe.resolve(job.asked_recipe, train_rows=dataset["train"]["row_count"], base_config=base_config)
-    counts = {part: (dataset[part] or {}).get("row_count", 0) for part in ("train", "validation", "test")}
-    events = [
-        NewEvent(
-            "DATASET_READY",
-            "The data are valid: {train} rows to train, {validation} to validate, {test} held out.".format(**counts),
-            data={"dataset": name, **counts},
-        ),
-        *(NewEvent("HYPERPARAMETER", f"{c.name} = {c.value} ({c.rule}). Source: {c.source}.", data=asdict(c)) for c in choices),
-        *(NewEvent("WARNING", text, "WARNING") for text in _warnings(chosen, dataset)),
-    ]
-    moved = job.move("PENDING", dataset=name, dataset_spec=dataset, base=base, recipe=chosen.to_document())
+    planned = replace(job, dataset=name, token_count=count.name, dataset_spec=dataset, base=base, recipe=chosen.to_document())
+    events = planning.events(dataset, count, chosen, choices)
+    refusal = await planning.refusal(trainer, count, chosen.max_length)
+    if refusal is not None:
+        failed = planned.fail(refusal)
+        return Change(failed.to_document(), None, [*events, state_event(failed, refusal.message, "ERROR")])
+    moved = planned.move("PENDING")
     return Change(moved.to_document(), 0.0, [*events, state_event(moved, "The job waits for its turn.")])
-
-
-def _warnings(chosen: recipe.Recipe, dataset: Mapping[str, Any]) -> list[str]:
-    return [*recipe.warnings(chosen, has_validation=bool(dataset["validation"])), *dataset["warnings"]]
 
 
 async def _start(trainer: Trainer, job: Job) -> Change:

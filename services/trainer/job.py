@@ -36,6 +36,7 @@ class Job:
     training_file: str = ""
     validation_file: str = ""
     dataset: str = ""
+    token_count: str = ""
     split: Mapping[str, Any] = field(default_factory=dict)
     asked_recipe: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)

@@ -114,6 +114,7 @@ def message_of(record: Record, progress: Any) -> pb.FineTuningJob:
         training_file=job.training_file,
         validation_file=job.validation_file,
         dataset=job.dataset,
+        token_count=job.token_count,
         recipe=_recipe(job.asked_recipe),
         effective_recipe=_recipe(job.recipe),
         suffix=job.suffix,
