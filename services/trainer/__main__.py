@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from afina.v1 import (
     fine_tuning_job_pb2,
     fine_tuning_job_pb2_grpc,
+    sweep_pb2,
+    sweep_pb2_grpc,
     token_count_pb2,
     token_count_pb2_grpc,
     worker_pb2,
@@ -20,10 +22,12 @@ from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
 from services.common.transport.worker_reports import WorkerRpc
-from services.trainer import job, token_count
+from services.trainer import job, sweep, token_count
 from services.trainer.attempts import reconcile_job
 from services.trainer.clients import GrpcPeers
 from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.sweep_rpc import SweepRpc
+from services.trainer.sweeps import reconcile_sweep
 from services.trainer.token_count_rpc import TokenCountRpc
 from services.trainer.token_counts import reconcile_count
 from services.trainer.use_cases import Trainer, report_progress
@@ -57,11 +61,12 @@ async def run(settings: Settings) -> None:
         settings.address,
         [
             registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer)),
+            registration(sweep_pb2_grpc, sweep_pb2, "SweepService", SweepRpc(trainer)),
             registration(token_count_pb2_grpc, token_count_pb2, "TokenCountService", TokenCountRpc(trainer)),
             registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
         ],
     )
-    steps = {job.KIND: reconcile_job, token_count.KIND: reconcile_count}
+    steps = {job.KIND: reconcile_job, token_count.KIND: reconcile_count, sweep.KIND: reconcile_sweep}
     loops = [
         Reconciler(trainer.database, kind, functools.partial(step, trainer), lease_s=settings.lease_s).run
         for kind, step in steps.items()

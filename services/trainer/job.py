@@ -42,6 +42,7 @@ class Job:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     suffix: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    sweep: str = ""  # whose member it is; its model is then proven only if it wins
     base: Mapping[str, Any] = field(default_factory=dict)
     dataset_spec: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
@@ -51,6 +52,7 @@ class Job:
     idle_stop_count: int = 0
     model: str = ""
     fine_tuned_model: str = ""
+    validation_loss: float | None = None  # of the weights that were published
     result_file: str = ""
     checkpoints: Sequence[Mapping[str, Any]] = ()  # as published_checkpoints in the manifest; without model: could not be served
     error: Mapping[str, Any] = field(default_factory=dict)

@@ -12,6 +12,8 @@ from afina.v1 import fine_tuning_job_pb2 as pb
 from afina.v1 import (
     fine_tuning_job_pb2_grpc,
     resources_pb2,
+    sweep_pb2,
+    sweep_pb2_grpc,
     token_count_pb2,
     token_count_pb2_grpc,
     worker_pb2,
@@ -28,10 +30,12 @@ from services.common.transport import wire
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import registration
 from services.common.transport.worker_reports import TOKEN_KEY, WorkerRpc
-from services.trainer import token_count
+from services.trainer import sweep, token_count
 from services.trainer.attempts import reconcile_job
 from services.trainer.job import KIND
 from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.sweep_rpc import SweepRpc
+from services.trainer.sweeps import reconcile_sweep
 from services.trainer.token_count_rpc import TokenCountRpc
 from services.trainer.token_counts import reconcile_count
 from services.trainer.use_cases import Trainer, report_progress
@@ -111,6 +115,8 @@ class World:
     loop: Reconciler
     counts: Client
     counting: Reconciler
+    sweeps: Client
+    sweeping: Reconciler
 
     async def create(self, **fields: Any) -> pb.FineTuningJob:
         job = pb.FineTuningJob(**{"base_model": "tiny", "training_file": FILE, **fields})
@@ -174,20 +180,24 @@ async def trainer_world(tmp_path: Path) -> AsyncIterator[World]:
     trainer = Trainer(SqlDatabase(f"sqlite:///{tmp_path}/t.db"), store, launcher, peers, {"EXTRA": "1"})
     registrations = [
         registration(fine_tuning_job_pb2_grpc, pb, "FineTuningJobService", FineTuningJobRpc(trainer)),
+        registration(sweep_pb2_grpc, sweep_pb2, "SweepService", SweepRpc(trainer)),
         registration(token_count_pb2_grpc, token_count_pb2, "TokenCountService", TokenCountRpc(trainer)),
         registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
     ]
     loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer))
     counting = Reconciler(trainer.database, token_count.KIND, functools.partial(reconcile_count, trainer))
+    sweeping = Reconciler(trainer.database, sweep.KIND, functools.partial(reconcile_sweep, trainer))
     async with serving(*registrations) as address, contextlib.AsyncExitStack() as stack:
         jobs = Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, address)
         workers = Client(worker_pb2_grpc.WorkerServiceStub, address)
         counts = Client(token_count_pb2_grpc.TokenCountServiceStub, address)
         stack.push_async_callback(jobs.close)
         stack.push_async_callback(counts.close)
+        sweeps = Client(sweep_pb2_grpc.SweepServiceStub, address)
+        stack.push_async_callback(sweeps.close)
         stack.push_async_callback(workers.close)
         stack.push_async_callback(trainer.database.close)
-        yield World(jobs, workers, trainer, launcher, peers, store, loop, counts, counting)
+        yield World(jobs, workers, trainer, launcher, peers, store, loop, counts, counting, sweeps, sweeping)
 
 
 async def report(world: World, name: str, token: str, first: int, *steps: int, attempt: int = 1) -> bool:
