@@ -6,6 +6,9 @@ from typing import Any
 
 from services.common.errors import Violation
 
+# What configurations call the width D and the longest sequence.
+HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model")
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 SCHEDULES = ("cosine", "linear", "constant")
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_LINEAR = "all-linear"  # every linear layer but the output
@@ -154,7 +157,7 @@ def _rate(asked: Mapping[str, Any], base_config: Mapping[str, Any], choices: lis
     """Return the learning rate: as asked, or the automatic one, multiplied where that was asked for."""
     if asked.get("learning_rate") is not None:
         return float(asked["learning_rate"])
-    automatic = min(1e-3, 10 * 5e-5 * (2000 / int(base_config.get("hidden_size") or 2000)) ** 0.781)
+    automatic = min(1e-3, 10 * 5e-5 * (2000 / _size(base_config, HIDDEN_SIZE, 2000)) ** 0.781)
     multiplier = asked.get("learning_rate_multiplier")
     rate = automatic if multiplier is None else automatic * multiplier
     rule = "5e-4 × (2000 / hidden size)^0.781, at most 1e-3"
@@ -166,7 +169,7 @@ def _rate(asked: Mapping[str, Any], base_config: Mapping[str, Any], choices: lis
 
 def _max_length(asked: Mapping[str, Any], base_config: Mapping[str, Any], choices: list[Choice]) -> int:
     """Return the longest row that is taken; never more than the base can read."""
-    limit = int(base_config.get("max_position_embeddings") or BOUNDS["max_length"][1])
+    limit = _size(base_config, POSITIONS, int(BOUNDS["max_length"][1]))
     wanted = asked.get("max_length")
     if wanted is not None and wanted <= limit:
         return int(wanted)
@@ -174,8 +177,13 @@ def _max_length(asked: Mapping[str, Any], base_config: Mapping[str, Any], choice
     rule = "2048, or the base's own limit where that is less"
     if wanted is not None:
         rule = f"the base's own limit; {wanted} was asked for"
-    choices.append(Choice("max_length", length, rule, OWN if wanted is None else "max_position_embeddings in the base's config"))
+    choices.append(Choice("max_length", length, rule, OWN if wanted is None else "the base's config.json"))
     return length
+
+
+def _size(base_config: Mapping[str, Any], names: tuple[str, ...], otherwise: int) -> int:
+    """Return a size by whichever of its names a configuration uses."""
+    return next((int(base_config[name]) for name in names if base_config.get(name)), otherwise)
 
 
 def _targets(base_config: Mapping[str, Any]) -> tuple[list[str], str, str]:

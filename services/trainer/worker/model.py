@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from services.common.errors import InvalidInput, Violation
 from services.trainer.recipe import ALL_LINEAR, Recipe
@@ -26,7 +27,7 @@ from services.trainer.worker.batches import Batch, Row
 from services.trainer.worker.tokens import load_tokenizer
 
 PACKED = "afina_packed"
-PACKABLE_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "olmo2"})  # each has a test
+PACKABLE_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "phi3", "olmo2"})  # each has a test
 PACKABLE_ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the others look at the length of the sequence
 SEQUENCE_TOKENS = {"cpu": 1024, "cuda": 8192}  # per forward pass; more costs memory and gains nothing
 # Mean difference per token between the layouts. On SmolLM2 rounding in bf16 gives 0.06 to 0.07, rows that see one another 2.
@@ -200,7 +201,12 @@ def add_adapter(model: Any, recipe: Recipe) -> PeftModel:
         target_modules=sorted(targets),
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # as for the projections of a state-space model, which run in a kernel of their own
+        text = f"These layers can't be adapted: {str(error).rstrip('.')}. Name others of {', '.join(sorted(layers))}."
+        violation = Violation("recipe.target_modules", "TARGET_MODULES_REFUSED", text)
+        raise InvalidInput(text, reason="TARGET_MODULES_REFUSED", violations=[violation]) from error
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False  # autocast does it, and does not copy the input to fp32 first
@@ -210,7 +216,8 @@ def add_adapter(model: Any, recipe: Recipe) -> PeftModel:
 def linear_layers(model: Any) -> set[str]:
     """Return the names of the layers that can be adapted: all linear ones but the output."""
     output = model.get_output_embeddings()
-    return {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output}
+    linear = (nn.Linear, Conv1D)  # GPT-2 and its kin have theirs transposed
+    return {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, linear) and m is not output}
 
 
 def why_not_packed(learner: Learner, rows: Sequence[Row]) -> str | None:
