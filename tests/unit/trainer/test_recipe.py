@@ -43,7 +43,8 @@ def test_an_unknown_architecture_gets_adapters_on_every_linear_layer() -> None:
 
 def test_a_base_that_has_other_names_for_its_sizes_is_read_too() -> None:
     recipe, _ = resolve({}, train_rows=100, base_config={"n_embd": 4096, "n_positions": 512})
-    assert (recipe.learning_rate, recipe.max_length) == (pytest.approx(5e-4 * (2000 / 4096) ** 0.781), 512)
+    assert recipe.learning_rate == pytest.approx(5e-4 * (2000 / 4096) ** 0.781)
+    assert recipe.max_length == 512
 
 
 def test_a_base_with_a_short_window_limits_the_length() -> None:
