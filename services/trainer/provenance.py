@@ -15,7 +15,7 @@ WORKER = Path(__file__).parent / "worker"
 
 def code() -> dict[str, str]:
     """Return the version of the package `afina` and the digest of all its source."""
-    return {"version": version_of("afina"), "source_sha256": source_digest(Path(services.__path__[0]))}
+    return {"afina": version_of("afina"), "afina_source_sha256": source_digest(Path(services.__path__[0]))}
 
 
 def version_of(package: str) -> str:

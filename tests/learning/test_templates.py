@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from services.common.errors import InvalidInput
+from services.trainer.worker.count import count
 from services.trainer.worker.tokens import end_ids, load_tokenizer
 from tests.learning.builders import Events, chat, desk, recipe, uneven_chats
 from tests.tiny_model import CHATML, build_tiny_base, tiny_tokenizer
@@ -40,6 +41,14 @@ def test_a_declared_template_wins_over_the_bases_own(base: Path) -> None:
 def test_a_base_without_any_template_is_refused_with_the_fix(untold: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="declare one with its catalogue entry") as caught:
         desk(tmp_path, untold, uneven_chats(4)).run(Events())
+    assert caught.value.reason == "CHAT_TEMPLATE_MISSING"
+
+
+def test_such_a_base_is_refused_when_its_tokens_are_counted_long_before_a_job_has_its_turn(untold: Path, tmp_path: Path) -> None:
+    job = desk(tmp_path, untold, uneven_chats(4))
+    spec = {"base": job.spec.base, "dataset": job.spec.dataset, "chat_template": ""}
+    with pytest.raises(InvalidInput) as caught:
+        count(job.store, spec, tmp_path / "counting")
     assert caught.value.reason == "CHAT_TEMPLATE_MISSING"
 
 

@@ -169,7 +169,6 @@ def _provenance(spec: Spec, loaded: Loaded) -> dict[str, Any]:
         "base": spec.base,
         "dataset": {key: spec.dataset[key] for key in ("name", "digest")},
         "recipe": spec.recipe.to_document(),
-        "code": code(),
         "environment": _environment(loaded.learner),
     }
 
@@ -181,6 +180,7 @@ def _machine(learner: Learner) -> dict[str, Any]:
 
 def _environment(learner: Learner) -> dict[str, Any]:
     return {
+        **code(),
         "python": platform.python_version(),
         **{package: version_of(package) for package in ("torch", "transformers", "peft")},
         **_machine(learner),
