@@ -1,11 +1,13 @@
 """Doubles for what a real backend can't do on request: end a workload on cue, answer as told, stop the clock."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.launcher import Launcher, LaunchManifest, Observation, Workload, WorkloadState
 from services.common.ports.model_server import ModelServer
+from services.common.ports.object_store import ObjectStore
 
 
 class ScriptedLauncher(Launcher):
@@ -15,6 +17,8 @@ class ScriptedLauncher(Launcher):
         self.manifests: dict[str, LaunchManifest] = {}
         self.observations: dict[str, Observation] = {}
         self.stopped: list[str] = []
+        self.errands: dict[str, LaunchManifest] = {}
+        self.run_errand: Callable[[LaunchManifest], None] = lambda manifest: None  # at once, and within the test
 
     def plan(self, workload: Workload) -> LaunchManifest:
         return {
@@ -26,11 +30,17 @@ class ScriptedLauncher(Launcher):
         }
 
     async def launch(self, manifest: LaunchManifest) -> None:
+        if manifest["kind"] == "errand":
+            self.errands[manifest["key"]] = manifest
+            self.run_errand(manifest)
+            return
         if manifest["key"] not in self.manifests:
             self.manifests[manifest["key"]] = manifest
             self.observations.setdefault(manifest["key"], Observation(WorkloadState.RUNNING))
 
     async def observe(self, key: str) -> Observation:
+        if key in self.errands:
+            return Observation(WorkloadState.SUCCEEDED, 0)
         if key not in self.manifests:
             return Observation(WorkloadState.GONE)
         return self.observations[key]
@@ -51,6 +61,18 @@ class ScriptedLauncher(Launcher):
     def environment(self, key: str) -> dict[str, str]:
         """What a workload was given."""
         return dict(self.manifests[key]["environment"])
+
+
+def scripted_count(store: ObjectStore, lengths: Sequence[int] = (20,), trained: int = 5) -> Callable[[LaunchManifest], None]:
+    """Return an errand that counts as told: every part has rows of these lengths, in which so many tokens carry loss."""
+
+    def count(manifest: LaunchManifest) -> None:
+        spec = json.loads(store.read(manifest["environment"]["AFINA_SPEC"]))
+        parts = [part for part in ("train", "validation") if spec["dataset"][part]]
+        told = {part: {"lengths": list(lengths), "trained_token_count": trained} for part in parts}
+        store.commit(spec["result_key"], json.dumps(told).encode())
+
+    return count
 
 
 class ScriptedModelServer(ModelServer):

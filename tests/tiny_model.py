@@ -38,6 +38,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 32},
     "gemma": {"head_dim": 32, "hidden_activation": "gelu_pytorch_tanh"},
+    "gemma3_text": {"head_dim": 32},
     "phi3": {"sliding_window": None},
     "olmo2": {},
 }

@@ -13,6 +13,8 @@ from services.cli import (
     keys,
     models,
     suites,
+    sweeps,
+    tokens,  # noqa: F401 - a verb of datasets
     up,
 )
 
@@ -34,7 +36,7 @@ def afina() -> None:
     """
 
 
-for group in (datasets, files, jobs, models, suites, evaluations, endpoints, keys):
+for group in (datasets, files, jobs, sweeps, models, suites, evaluations, endpoints, keys):
     afina.add_command(group.group)
 for command in (up.up, up.down, up.status, demo.demo, chat.chat):
     afina.add_command(command)

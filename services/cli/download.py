@@ -1,7 +1,8 @@
 """A model as a folder that other tools read: an adapter as PEFT's, with its base's tokenizer beside it; a base whole.
 
 Every byte is checked against the digests of the manifest, and the manifest against the Model's. The folder appears by one
-rename, so half of a model is never there. Golden answers stay behind: they hold rows of the dataset, which whoever passes
+rename, so half of a model is never there. A chat template that the catalogue declared is put beside the tokenizer, as
+transformers looks for it. Golden answers stay behind: they hold rows of the dataset, which whoever passes
 an adapter on may not want to pass on with it.
 """
 
@@ -10,12 +11,14 @@ import tempfile
 from pathlib import Path
 
 from afina.v1 import model_pb2
+from google.protobuf import json_format
 
 from services.common.errors import AlreadyExists, InvalidInput
 from services.common.ports.manifest import Manifest, fetch_folder
 from services.common.ports.object_store import ObjectStore
 
 PRIVATE = frozenset({"golden.json"})
+TEMPLATE = "chat_template.jinja"
 # What transformers reads a tokenizer from, whichever kind it is, chat templates included.
 TOKENIZER = frozenset((
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -40,8 +43,17 @@ def download(store: ObjectStore, model: model_pb2.Model, base: model_pb2.Model |
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
         fetched = fetch_folder(store, Manifest("download", tuple(files), {}), Path(staging))
+        template = _declared_template(model)
+        if template:
+            (fetched / TEMPLATE).write_text(template)
         os.rename(fetched, folder)  # over an empty folder, too
-    return sorted(file.path for file in files)
+    return sorted({*(file.path for file in files), *([TEMPLATE] if template else [])})
+
+
+def _declared_template(model: model_pb2.Model) -> str:
+    """Return the chat template that an adapter was trained with, where it is not its tokenizer's own."""
+    base = json_format.MessageToDict(model.provenance).get("base")
+    return str(base.get("chat_template", "")) if isinstance(base, dict) else ""
 
 
 def _manifest(store: ObjectStore, model: model_pb2.Model) -> Manifest:

@@ -17,6 +17,7 @@ FAILED = 1
 # Options of `create`: the recipe's fields by their own names.
 RECIPE_OPTIONS: dict[str, tuple[type, str]] = {
     "learning_rate": (float, "Peak learning rate, (0, 1]; usual 1e-5 to 1e-3."),
+    "learning_rate_multiplier": (float, "Times the automatic learning rate, instead of learning-rate."),
     "epochs": (int, "Passes over the training rows, 1 to 50."),
     "batch_size": (int, "Rows per step, 1 to 1024."),
     "rank": (int, "LoRA rank, 1 to 256."),
@@ -25,7 +26,7 @@ RECIPE_OPTIONS: dict[str, tuple[type, str]] = {
     "warmup_fraction": (float, "Share of the steps in which the rate rises."),
     "weight_decay": (float, "AdamW weight decay."),
     "max_gradient_norm": (float, "Gradients are scaled down to this norm."),
-    "max_length": (int, "Longest row in tokens."),
+    "max_length": (int, "Longest row in tokens; a longer one fails the job, and is never cut."),
     "validation_interval_steps": (int, "Steps between two validations."),
     "seed": (int, "Seed of order, initialisation and dropout."),
     "early_stopping_patience": (int, "Stop after so many validations without a lower loss."),
@@ -191,7 +192,7 @@ def show(call: Call, job: pb.FineTuningJob) -> None:
             "recipe": ", ".join(f"{k}={_plain(v)}" for k, v in document(recipe).items() if v not in ([], "UNSPECIFIED")),
             "step": f"{progress.step} of {progress.total_steps}" if progress.total_steps else "",
             "loss": f"{progress.train_loss:.4f}" if progress.step else "",
-            "validation loss": f"{progress.validation_loss:.4f}" if progress.HasField("validation_loss") else "",
+            "validation loss": _validation_loss(job),
             "attempts": job.attempt or "",
             "model": job.fine_tuned_model or job.model,
             "checkpoints": ", ".join(checkpoint.public_id for checkpoint in job.checkpoints),
@@ -208,6 +209,12 @@ async def _watch(call: Call, jobs: Client, name: str) -> int:
     else:
         show(call, job)
     return 0 if short(pb.FineTuningJob.State.Name(job.state)) == "SUCCEEDED" else FAILED
+
+
+def _validation_loss(job: pb.FineTuningJob) -> str:
+    """Return that of the weights that were published, and while it trains the latest."""
+    told = next((told for told in (job, job.progress) if told.HasField("validation_loss")), None)
+    return f"{told.validation_loss:.4f}" if told is not None else ""
 
 
 def _plain(value: object) -> str:

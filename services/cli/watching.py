@@ -1,4 +1,4 @@
-"""Progress of the two long things, a job and an evaluation, as bars on a terminal and as a few lines elsewhere.
+"""Progress of the long things, a job, a sweep and an evaluation, as bars on a terminal and as a few lines elsewhere.
 
 A watch that breaks is taken up again after the last event seen, so a service may restart while somebody looks on.
 """
@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from afina.v1 import evaluation_pb2, fine_tuning_job_pb2
+from afina.v1 import evaluation_pb2, fine_tuning_job_pb2, sweep_pb2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
@@ -60,6 +60,31 @@ async def watch_evaluation(out: Console, evaluations: Client, name: str) -> eval
     if evaluation is None:
         raise Unavailable(f"Nothing was told about {name}; ask again.")
     return evaluation
+
+
+async def watch_sweep(out: Console, sweeps: Client, name: str) -> sweep_pb2.Sweep:
+    """Show a sweep until it has ended, and return it. Raises: NotFound, Unavailable."""
+    sweep: sweep_pb2.Sweep | None = None
+    with _progress(out) as bars:
+        task = bars.add_task("running", total=None, told="")
+        responses = _again(lambda after: sweeps.WatchSweep(sweep_pb2.WatchSweepRequest(name=name, after_sequence=after)))
+        async for response in responses:
+            sweep = response.sweep
+            for event in response.events:
+                out.print(f"  {event.message}", style="yellow" if event.level > 1 else "", markup=False)
+            running = [member.progress for member in sweep.members if member.HasField("progress")]
+            bars.update(
+                task,
+                description=state_of(sweep).lower(),
+                total=len(sweep.members),
+                completed=sum(bool(member.rank) or member.HasField("error") for member in sweep.members),
+                told=f"step {running[0].step}/{running[0].total_steps} · {_told(running[0], False)}" if running else "recipes",
+            )
+            if state_of(sweep) in JOB_ENDED:
+                break
+    if sweep is None:
+        raise Unavailable(f"Nothing was told about {name}; ask again.")
+    return sweep
 
 
 async def _again(open_watch: Callable[[int], AsyncIterator[Any]]) -> AsyncIterator[Any]:

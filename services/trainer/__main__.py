@@ -4,7 +4,16 @@ import functools
 import sys
 from dataclasses import dataclass
 
-from afina.v1 import fine_tuning_job_pb2, fine_tuning_job_pb2_grpc, worker_pb2, worker_pb2_grpc
+from afina.v1 import (
+    fine_tuning_job_pb2,
+    fine_tuning_job_pb2_grpc,
+    sweep_pb2,
+    sweep_pb2_grpc,
+    token_count_pb2,
+    token_count_pb2_grpc,
+    worker_pb2,
+    worker_pb2_grpc,
+)
 
 from services.common.backends import choose
 from services.common.program import Program, main
@@ -12,10 +21,14 @@ from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.worker_reports import WorkerRpc
+from services.trainer import job, sweep, token_count
 from services.trainer.attempts import reconcile_job
 from services.trainer.clients import GrpcPeers
-from services.trainer.job import KIND
 from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.sweep_rpc import SweepRpc
+from services.trainer.sweeps import reconcile_sweep
+from services.trainer.token_count_rpc import TokenCountRpc
+from services.trainer.token_counts import reconcile_count
 from services.trainer.use_cases import Trainer, report_progress
 from services.trainer.worker_environment import RECOMMENDED
 
@@ -48,13 +61,18 @@ async def run(settings: Settings, program: Program) -> None:
         settings.address,
         [
             registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer)),
+            registration(sweep_pb2_grpc, sweep_pb2, "SweepService", SweepRpc(trainer)),
+            registration(token_count_pb2_grpc, token_count_pb2, "TokenCountService", TokenCountRpc(trainer)),
             registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
         ],
         program.metrics,
     )
-    step = functools.partial(reconcile_job, trainer)
-    jobs = Reconciler(trainer.database, KIND, step, lease_s=settings.lease_s, metrics=program.metrics)
-    await program.serve(server, reconcilers=[jobs], probes=settings.metrics_address)
+    steps = {job.KIND: reconcile_job, token_count.KIND: reconcile_count, sweep.KIND: reconcile_sweep}
+    loops = [
+        Reconciler(trainer.database, kind, functools.partial(step, trainer), lease_s=settings.lease_s, metrics=program.metrics)
+        for kind, step in steps.items()
+    ]
+    await program.serve(server, reconcilers=loops, probes=settings.metrics_address)
     await trainer.database.close()
 
 

@@ -11,14 +11,13 @@ The result is what the manifest under the job's one key says. Whoever commits it
 anybody looks at processes: a worker that finished while the service was away has finished.
 
 A worker leaves with exit code 75 when it was told to, with a checkpoint: because the job pauses, or because its node is
-taken away. That is no crash, so it is not counted as one.
+taken away. That is no crash, so it is not counted as one; only being told so again and again without a step between is.
 """
 
 import asyncio
 import json
 import secrets
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,9 +28,11 @@ from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
-from services.trainer import recipe
-from services.trainer.job import KIND, MAX_CRASHES, Job, now
+from services.trainer import planning, recipe
+from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
 from services.trainer.proving import prove, state_event
+from services.trainer.token_count import TokenCount
+from services.trainer.token_counts import count_of, get_count
 from services.trainer.use_cases import Trainer
 
 LOOK_AGAIN_S = 0.5
@@ -58,32 +59,28 @@ async def reconcile_job(trainer: Trainer, record: Record) -> Change:
 
 
 async def _validate(trainer: Trainer, job: Job) -> Change:
-    """Turn the file into a Dataset, find the base, and complete the recipe."""
+    """Turn the file into a Dataset, find the base, have the tokens counted, and complete the recipe."""
     name = job.dataset or await trainer.peers.finalize(job.training_file, job.split, job.validation_file)
     dataset = await trainer.peers.dataset(name)
     base = await trainer.peers.base(job.base_model)
+    if job.token_count:
+        record = await get_count(trainer, job.token_count)
+    else:
+        record = await count_of(trainer, project_of(job.name), dataset, base, job.base_model)
+    count = TokenCount.from_document(record.document)
+    if not count.has_ended:
+        return Change(replace(job, dataset=name, token_count=count.name).to_document(), LOOK_AGAIN_S)
     manifest = Manifest.from_json(await asyncio.to_thread(trainer.store.read, base["manifest_key"]))
     base_config = json.loads(await asyncio.to_thread(trainer.store.read, manifest.file("config.json").key))
     chosen, choices = recipe.resolve(job.asked_recipe, train_rows=dataset["train"]["row_count"], base_config=base_config)
-    counts = {part: (dataset[part] or {}).get("row_count", 0) for part in ("train", "validation", "test")}
-    events = [
-        NewEvent(
-            "DATASET_READY",
-            "The data are valid: {train} rows to train, {validation} to validate, {test} held out.".format(**counts),
-            data={"dataset": name, **counts},
-        ),
-        *(
-            NewEvent("HYPERPARAMETER", f"{c.name} = {c.value} ({c.rule}).", data={"name": c.name, "value": c.value})
-            for c in choices
-        ),
-        *(NewEvent("WARNING", text, "WARNING") for text in _warnings(chosen, dataset)),
-    ]
-    moved = job.move("PENDING", dataset=name, dataset_spec=dataset, base=base, recipe=chosen.to_document())
+    planned = replace(job, dataset=name, token_count=count.name, dataset_spec=dataset, base=base, recipe=chosen.to_document())
+    events = planning.events(dataset, count, chosen, choices)
+    refusal = await planning.refusal(trainer, count, chosen.max_length)
+    if refusal is not None:
+        failed = planned.fail(refusal)
+        return Change(failed.to_document(), None, [*events, state_event(failed, refusal.message, "ERROR")])
+    moved = planned.move("PENDING")
     return Change(moved.to_document(), 0.0, [*events, state_event(moved, "The job waits for its turn.")])
-
-
-def _warnings(chosen: recipe.Recipe, dataset: Mapping[str, Any]) -> list[str]:
-    return [*recipe.warnings(chosen, has_validation=bool(dataset["validation"])), *dataset["warnings"]]
 
 
 async def _start(trainer: Trainer, job: Job) -> Change:
@@ -145,10 +142,11 @@ def _spec(job: Job, attempt: int) -> dict[str, Any]:
         "base": job.base,
         "dataset": {key: dataset[key] for key in ("name", "digest", "train", "validation", "test")},
         "recipe": job.recipe,
+        "chat_template": job.base.get("chat_template", ""),
         "result": {
             "prefix": f"jobs/{job.id}/files",
             "manifest_key": job.manifest_key,
-            "checkpoint_prefix": f"jobs/{job.id}/checkpoints",
+            "checkpoint_prefix": job.checkpoint_prefix,
         },
     }
 
@@ -170,7 +168,7 @@ async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change
     """Decide what follows an attempt that ended without a result."""
     await _raise_refusal(trainer, job, seen)
     if seen.exit_code in EXITS_STOPPED:
-        moved = job.move("PENDING", is_attempt_over=True)
+        moved = _stopped(job, await _saved_step(trainer, job))
         message = f"Attempt {job.attempt} was told to leave. The next one goes on from its last checkpoint."
         return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, data={"exit_code": seen.exit_code})])
     crash_count = job.crash_count + 1
@@ -184,6 +182,25 @@ async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change
     moved = job.move("PENDING", is_attempt_over=True, crash_count=crash_count)
     message = f"Attempt {job.attempt} ended without a result: {seen.message} The next one goes on from its last checkpoint."
     return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, "WARNING", {"exit_code": seen.exit_code})])
+
+
+def _stopped(job: Job, saved_step: int) -> Job:
+    """Return the job as it waits after being told to leave. Raises: WrongState (again and again, and it gets nowhere)."""
+    idle_stop_count = 0 if saved_step > job.saved_step else job.idle_stop_count + 1
+    if idle_stop_count >= MAX_IDLE_STOPS:
+        raise errors.WrongState(
+            f"The worker was told to leave {idle_stop_count} times in a row before it could save another step; find out what "
+            "stops it (a node that is drained, a limit of the cluster), then create the job again.",
+            reason="WORKER_STOPPED",
+        )
+    return job.move("PENDING", is_attempt_over=True, saved_step=saved_step, idle_stop_count=idle_stop_count)
+
+
+async def _saved_step(trainer: Trainer, job: Job) -> int:
+    """Return the step of the newest checkpoint, which is what an attempt leaves to the next; 0 where there is none."""
+    keys = await asyncio.to_thread(lambda: list(trainer.store.list(f"{job.checkpoint_prefix}/")))
+    steps = [last(key).partition("-")[0] for key in keys if key.endswith(".json")]
+    return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
 async def _raise_refusal(trainer: Trainer, job: Job, seen: Observation) -> None:

@@ -10,6 +10,7 @@ from services.common.names import last
 
 KIND = "fineTuningJob"
 MAX_CRASHES = 3  # attempts that ended without a result and were not asked to; those that were are not counted
+MAX_IDLE_STOPS = 20  # in a row, of attempts that were told to leave before they had saved another step
 
 MOVES: dict[str, tuple[str, ...]] = {
     "VALIDATING": ("PENDING", "FAILED", "CANCELLING", "PAUSING"),
@@ -35,18 +36,23 @@ class Job:
     training_file: str = ""
     validation_file: str = ""
     dataset: str = ""
+    token_count: str = ""
     split: Mapping[str, Any] = field(default_factory=dict)
     asked_recipe: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     suffix: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    sweep: str = ""  # whose member it is; its model is then proven only if it wins
     base: Mapping[str, Any] = field(default_factory=dict)
     dataset_spec: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
     is_attempt_over: bool = False
     crash_count: int = 0
+    saved_step: int = 0  # of the newest checkpoint, when an attempt was last told to leave
+    idle_stop_count: int = 0
     model: str = ""
     fine_tuned_model: str = ""
+    validation_loss: float | None = None  # of the weights that were published
     result_file: str = ""
     checkpoints: Sequence[Mapping[str, Any]] = ()  # as published_checkpoints in the manifest; without model: could not be served
     error: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +76,11 @@ class Job:
     def manifest_key(self) -> str:
         """Where its result is committed; one for all attempts, so only one can win."""
         return f"jobs/{self.id}/manifest.json"
+
+    @property
+    def checkpoint_prefix(self) -> str:
+        """Where its checkpoints are."""
+        return f"jobs/{self.id}/checkpoints"
 
     @property
     def should_stop(self) -> bool:

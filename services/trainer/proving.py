@@ -1,5 +1,7 @@
 """What follows training: the Model is registered, then what else the job leaves behind, and the Model is proven.
 
+A member of a sweep is not proven here: its sweep has the winner proven.
+
 One thing a look, each safe to repeat: registering by digest and keeping a file by its request id make nothing twice.
 """
 
@@ -36,10 +38,12 @@ async def prove(trainer: Trainer, job: Job) -> Change:
         return await _register(trainer, job)
     manifest = Manifest.from_json(await asyncio.to_thread(trainer.store.read, job.manifest_key))
     if not job.result_file:
-        return await _keep_metrics(trainer, job, manifest.data.get("metrics", []))
+        return await _keep_metrics(trainer, replace(job, validation_loss=_validation_loss(manifest)), manifest)
     published = manifest.data.get("published_checkpoints", [])
     if len(job.checkpoints) < len(published):
         return await _register_checkpoint(trainer, job, published[len(job.checkpoints)])
+    if job.sweep:
+        return _succeeded(job, f"The job has succeeded: {job.fine_tuned_model}, to be proven if it wins or is asked for.")
     return await _await_proof(trainer, job)
 
 
@@ -63,8 +67,14 @@ async def _register(trainer: Trainer, job: Job) -> Change:
     return _changed(job, event, model=model, fine_tuned_model=public_id)
 
 
-async def _keep_metrics(trainer: Trainer, job: Job, metrics: Sequence[Mapping[str, Any]]) -> Change:
-    project, content = project_of(job.name), metrics_csv(metrics)
+def _validation_loss(manifest: Manifest) -> float | None:
+    """Return the loss over the validation rows of the weights that are published; None where nothing was measured."""
+    measured = {told["step"]: told["loss"] for told in manifest.data.get("validation", [])}
+    return measured.get(manifest.data.get("best_step"))
+
+
+async def _keep_metrics(trainer: Trainer, job: Job, manifest: Manifest) -> Change:
+    project, content = project_of(job.name), metrics_csv(manifest.data.get("metrics", []))
     file = await trainer.peers.keep_results(project, METRICS_NAME, content, f"{job.id}/{METRICS_NAME}")
     return _changed(
         job, NewEvent("RESULTS_KEPT", f"The metrics of each step are in {file}.", data={"file": file}), result_file=file
@@ -88,20 +98,33 @@ async def _register_checkpoint(trainer: Trainer, job: Job, told: Mapping[str, An
 
 async def _await_proof(trainer: Trainer, job: Job) -> Change:
     """Wait, look by look, until the model is proven on a server."""
+    proof, look_count = await look(trainer, job.model, job.prove_look_count)
+    if proof is None:
+        return Change(replace(job, prove_look_count=look_count).to_document(), 1.0)
+    proven = NewEvent("MODEL_PROVEN", "The server's answers are the model's.", data=proof)
+    return _succeeded(job, f"The job has succeeded: {job.fine_tuned_model}.", [proven])
+
+
+def _succeeded(job: Job, message: str, told: Sequence[NewEvent] = ()) -> Change:
+    succeeded = job.move("SUCCEEDED")
+    return Change(succeeded.to_document(), None, [*told, state_event(succeeded, message)])
+
+
+async def look(trainer: Trainer, model: str, look_count: int) -> tuple[dict[str, Any] | None, int]:
+    """Ask a server once to prove a model. Returns: the proof, None where there is none yet; and how many have looked.
+
+    Raises: WrongState (no server can, in so many looks; or the proof failed), NotFound, InvalidInput.
+    """
     try:
-        proof = await trainer.peers.prove(job.model)
+        return await trainer.peers.prove(model), look_count
     except errors.Unavailable as error:
         if error.reason == "UNREACHABLE":  # nobody looked
-            return Change(job.to_document(), 1.0)
-        if job.prove_look_count >= PROVE_LOOKS:
+            return None, look_count
+        if look_count >= PROVE_LOOKS:
             raise errors.WrongState(
-                f"No server could load {job.model} in {job.prove_look_count} looks: {error.message}", reason="NOT_SERVED"
+                f"No server could load {model} in {look_count} looks: {error.message}", reason="NOT_SERVED"
             ) from error
-        return Change(replace(job, prove_look_count=job.prove_look_count + 1).to_document(), 1.0)
-    succeeded = job.move("SUCCEEDED")
-    proven = NewEvent("MODEL_PROVEN", "The server's answers are the model's.", data=proof)
-    ended = state_event(succeeded, f"The job has succeeded: {job.fine_tuned_model}.")
-    return Change(succeeded.to_document(), None, [proven, ended])
+        return None, look_count + 1
 
 
 def _changed(job: Job, event: NewEvent, **changes: Any) -> Change:

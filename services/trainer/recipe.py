@@ -6,9 +6,14 @@ from typing import Any
 
 from services.common.errors import Violation
 
+# What configurations call the width D and the longest sequence.
+HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model")
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 SCHEDULES = ("cosine", "linear", "constant")
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_LINEAR = "all-linear"  # every linear layer but the output
+OWN = "Afina's own choice"
+WITHOUT_REGRET = "Schulman et al., LoRA Without Regret, 2025"  # ten times the rate of full fine-tuning, small batches
 
 # Lower and upper bound, both allowed, and the range beyond which a warning is due.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -64,11 +69,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a hyperparameter that nobody gave, by which rule."""
+    """What was chosen for a hyperparameter that nobody gave, by which rule, and where the rule comes from."""
 
     name: str
     value: Any
     rule: str
+    source: str
 
 
 def check(asked: Mapping[str, Any]) -> list[Violation]:
@@ -109,46 +115,36 @@ def resolve(asked: Mapping[str, Any], *, train_rows: int, base_config: Mapping[s
     """Complete a recipe for a dataset and a base; `base_config` is the base's config.json.
 
     Source: the automatic learning rate is 10 × 5e-5 × (2000 / hidden size) ** 0.781, the rule that tinker-cookbook's
-    `hyperparam_utils.py` gives for Llama, capped at the upper end of the usual range; LoRA's rate being about ten times
-    that of full fine-tuning, and small batches: Schulman et al., "LoRA Without Regret", 2025.
+    `hyperparam_utils.py` gives for Llama, capped at the upper end of the usual range.
     """
     choices: list[Choice] = []
 
-    def take(name: str, value: Any, rule: str) -> Any:
+    def take(name: str, value: Any, rule: str, source: str = OWN) -> Any:
         if asked.get(name) is not None:
             return asked[name]
-        choices.append(Choice(name, value, rule))
+        choices.append(Choice(name, value, rule, source))
         return value
 
-    hidden_size = int(base_config.get("hidden_size") or 2000)
-    automatic_rate = min(1e-3, 10 * 5e-5 * (2000 / hidden_size) ** 0.781)
-    multiplier = asked.get("learning_rate_multiplier")
-    if multiplier is not None:
-        rate = automatic_rate * multiplier
-        choices.append(Choice("learning_rate", rate, f"{multiplier:g} × the automatic rate {automatic_rate:.2g}"))
-    else:
-        rate = take("learning_rate", automatic_rate, "5e-4 × (2000 / hidden size)^0.781, at most 1e-3")
-    batch_size = take("batch_size", max(1, min(16, train_rows // 8)), "16, or an eighth of the rows where that is less")
+    batch_size = take(
+        "batch_size", max(1, min(16, train_rows // 8)), "16, or an eighth of the rows where that is less", WITHOUT_REGRET
+    )
     epochs = take("epochs", max(1, min(10, round(1000 / max(train_rows, 1)))), "about 1000 rows in all, 1 to 10 passes")
     steps = epochs * -(-train_rows // batch_size)
-    rank = take("rank", 16, "16")
-    targets = take(
-        "target_modules", _targets(base_config), "the attention projections, or every linear layer where they have other names"
-    )
-    max_length = min(2048, int(base_config.get("max_position_embeddings") or 2048))
+    rank = take("rank", 16, "16", "small ranks are enough: Hu et al., LoRA, 2021, section 7.2")
+    targets, targets_rule, targets_source = _targets(base_config)
     recipe = Recipe(
-        learning_rate=rate,
+        learning_rate=_rate(asked, base_config, choices),
         epochs=epochs,
         batch_size=batch_size,
         rank=rank,
-        alpha=take("alpha", 2.0 * rank, "twice the rank"),
-        dropout=take("dropout", 0.0, "0: few passes need none"),
-        target_modules=tuple(targets),
+        alpha=take("alpha", 2.0 * rank, "twice the rank", "Raschka, Practical Tips for Finetuning LLMs Using LoRA, 2023"),
+        dropout=take("dropout", 0.0, "0: few passes need none", "default of peft's LoraConfig"),
+        target_modules=tuple(take("target_modules", targets, targets_rule, targets_source)),
         warmup_fraction=take("warmup_fraction", 0.05, "5% of the steps"),
-        schedule=take("schedule", "cosine", "cosine"),
-        weight_decay=take("weight_decay", 0.0, "0: the adapter is small"),
-        max_gradient_norm=take("max_gradient_norm", 1.0, "1"),
-        max_length=take("max_length", max_length, "2048, or the base's own limit where that is less"),
+        schedule=take("schedule", "cosine", "cosine", "Loshchilov and Hutter, SGDR, 2016, without restarts"),
+        weight_decay=take("weight_decay", 0.0, "0: the adapter is small", "default of transformers' TrainingArguments"),
+        max_gradient_norm=take("max_gradient_norm", 1.0, "1", "default of transformers' TrainingArguments"),
+        max_length=_max_length(asked, base_config, choices),
         validation_interval_steps=take("validation_interval_steps", max(1, steps // 5), "five times in a job"),
         seed=take("seed", 0, "0"),
         early_stopping_patience=asked.get("early_stopping_patience"),
@@ -157,7 +153,44 @@ def resolve(asked: Mapping[str, Any], *, train_rows: int, base_config: Mapping[s
     return recipe, choices
 
 
-def _targets(base_config: Mapping[str, Any]) -> list[str]:
+def _rate(asked: Mapping[str, Any], base_config: Mapping[str, Any], choices: list[Choice]) -> float:
+    """Return the learning rate: as asked, or the automatic one, multiplied where that was asked for."""
+    if asked.get("learning_rate") is not None:
+        return float(asked["learning_rate"])
+    automatic = min(1e-3, 10 * 5e-5 * (2000 / _size(base_config, HIDDEN_SIZE, 2000)) ** 0.781)
+    multiplier = asked.get("learning_rate_multiplier")
+    rate = automatic if multiplier is None else automatic * multiplier
+    rule = "5e-4 × (2000 / hidden size)^0.781, at most 1e-3"
+    if multiplier is not None:
+        rule = f"{multiplier:g} × the automatic rate {automatic:.2g}, which is {rule}"
+    choices.append(Choice("learning_rate", rate, rule, f"tinker-cookbook, hyperparam_utils.py; {WITHOUT_REGRET}"))
+    return float(rate)
+
+
+def _max_length(asked: Mapping[str, Any], base_config: Mapping[str, Any], choices: list[Choice]) -> int:
+    """Return the longest row that is taken; never more than the base can read."""
+    limit = _size(base_config, POSITIONS, int(BOUNDS["max_length"][1]))
+    wanted = asked.get("max_length")
+    if wanted is not None and wanted <= limit:
+        return int(wanted)
+    length = min(limit, 2048 if wanted is None else wanted)
+    rule = "2048, or the base's own limit where that is less"
+    if wanted is not None:
+        rule = f"the base's own limit; {wanted} was asked for"
+    choices.append(Choice("max_length", length, rule, OWN if wanted is None else "the base's config.json"))
+    return length
+
+
+def _size(base_config: Mapping[str, Any], names: tuple[str, ...], otherwise: int) -> int:
+    """Return a size by whichever of its names a configuration uses."""
+    return next((int(base_config[name]) for name in names if base_config.get(name)), otherwise)
+
+
+def _targets(base_config: Mapping[str, Any]) -> tuple[list[str], str, str]:
+    """Return the layers to adapt where nobody said, with the rule and its source."""
     known = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Olmo2")
     architecture = (base_config.get("architectures") or [""])[0]
-    return list(ATTENTION_PROJECTIONS) if architecture.startswith(known) else [ALL_LINEAR]
+    if architecture.startswith(known):
+        return list(ATTENTION_PROJECTIONS), "the attention projections", "Hu et al., LoRA, 2021"
+    rule = "every linear layer: the attention projections have other names here"
+    return [ALL_LINEAR], rule, "Dettmers et al., QLoRA, 2023, section 4"

@@ -1,4 +1,4 @@
-"""FineTuningJobService and WorkerService: proto ↔ use case."""
+"""FineTuningJobService: proto ↔ use case."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -39,7 +39,7 @@ class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
             validation_file=given.validation_file,
             dataset=given.dataset,
             split=_split(given),
-            asked_recipe=_asked(given.recipe),
+            asked_recipe=asked_of(given.recipe),
             suffix=given.suffix,
             metadata=dict(given.metadata),
         )
@@ -114,8 +114,11 @@ def message_of(record: Record, progress: Any) -> pb.FineTuningJob:
         training_file=job.training_file,
         validation_file=job.validation_file,
         dataset=job.dataset,
-        recipe=_recipe(job.asked_recipe),
-        effective_recipe=_recipe(job.recipe),
+        token_count=job.token_count,
+        sweep=job.sweep,
+        validation_loss=job.validation_loss,
+        recipe=recipe_message(job.asked_recipe),
+        effective_recipe=recipe_message(job.recipe),
         suffix=job.suffix,
         metadata=job.metadata,
         attempt=job.attempt,
@@ -147,7 +150,8 @@ def _checkpoint(told: Mapping[str, Any]) -> pb.PublishedCheckpoint:
     )
 
 
-def _asked(recipe: pb.Recipe) -> dict[str, Any]:
+def asked_of(recipe: pb.Recipe) -> dict[str, Any]:
+    """Return the hyperparameters that were given."""
     asked: dict[str, Any] = {name: getattr(recipe, name) for name in _OPTIONAL if recipe.HasField(name)}
     if recipe.target_modules:
         asked["target_modules"] = list(recipe.target_modules)
@@ -157,7 +161,8 @@ def _asked(recipe: pb.Recipe) -> dict[str, Any]:
     return asked
 
 
-def _recipe(document: Any) -> pb.Recipe | None:
+def recipe_message(document: Any) -> pb.Recipe | None:
+    """Return a recipe as it travels; None for none."""
     if not document:
         return None
     fields = {name: document[name] for name in _OPTIONAL if document.get(name) is not None}

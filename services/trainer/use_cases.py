@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from services.common import attempts
-from services.common.errors import Conflict, InvalidInput, NotFound, Unauthenticated, Violation, WrongState
+from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unauthenticated, Violation, WrongState
 from services.common.names import new_id, parse, project_of
 from services.common.ports.database import Database, NewEvent, Record, StoredEvent
 from services.common.ports.launcher import Launcher
@@ -34,7 +34,9 @@ class Trainer:
 async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str) -> Record:
     """Create a job, which begins by itself. Raises: InvalidInput (every mistake at once), NotFound (file, dataset, base)."""
     project = project_of(parent)
-    _check(asked)
+    violations = violations_of(asked)
+    if violations:
+        raise InvalidInput("The job can't be created: " + " ".join(v.description for v in violations), violations=violations)
     if project_of(asked.training_file or asked.dataset) != project:
         raise NotFound(f"{parent} has no {asked.training_file or asked.dataset}.", metadata={"parent": parent})
     await trainer.peers.base(asked.base_model)
@@ -44,28 +46,16 @@ async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str)
             await trainer.peers.file_exists(asked.validation_file)
     else:
         await trainer.peers.dataset(asked.dataset)
-    name = f"projects/{project}/fineTuningJobs/{new_id('ftjob')}"
-    job = Job(
-        name=name,
-        base_model=asked.base_model,
-        training_file=asked.training_file,
-        validation_file=asked.validation_file,
-        dataset=asked.dataset,
-        split=asked.split,
-        asked_recipe=asked.asked_recipe,
-        suffix=asked.suffix,
-        metadata=asked.metadata,
-        trace_id=trace_id.get(),
-    )
-    created = NewEvent("STATE_CHANGED", "The job was created; its data are validated next.", data={"state": job.state})
-    return await trainer.database.create(
-        KIND,
-        name,
-        job.to_document(),
-        due_time=datetime.now(UTC),
-        request_id=f"{parent}:{request_id}" if request_id else "",  # two projects may choose the same
-        events=[created],
-    )
+    job = replace(asked, name=f"projects/{project}/fineTuningJobs/{new_id('ftjob')}", trace_id=trace_id.get())
+    return await _create(trainer, job, f"{parent}:{request_id}" if request_id else "")  # two projects may choose the same
+
+
+async def begin_job(trainer: Trainer, job: Job) -> None:
+    """Create a job whose name is known and whose fields have been checked. Idempotent."""
+    try:
+        await _create(trainer, replace(job, trace_id=trace_id.get()), "")
+    except AlreadyExists:
+        return
 
 
 async def get_job(trainer: Trainer, name: str) -> Record:
@@ -133,6 +123,12 @@ async def report_progress(
     return job.should_stop
 
 
+async def _create(trainer: Trainer, job: Job, request_id: str) -> Record:
+    created = NewEvent("STATE_CHANGED", "The job was created; its data are validated next.", data={"state": job.state})
+    document, due = job.to_document(), datetime.now(UTC)
+    return await trainer.database.create(KIND, job.name, document, due_time=due, request_id=request_id, events=[created])
+
+
 async def _change(trainer: Trainer, name: str, change: Callable[[Job], Job], message: str) -> Record:
     """Move a job by what somebody asked for, and have the loop look at it. Raises: NotFound, WrongState, Conflict."""
     for _ in range(10):  # the reconcile loop may write between our read and our write
@@ -149,7 +145,8 @@ async def _change(trainer: Trainer, name: str, change: Callable[[Job], Job], mes
     raise Conflict(f"{name} changes too often; repeat.", metadata={"name": name})
 
 
-def _check(asked: Job) -> None:
+def violations_of(asked: Job) -> list[Violation]:
+    """Return every mistake in what was asked for."""
     violations = recipe.check(asked.asked_recipe)
     if not asked.base_model:
         violations.append(Violation("fine_tuning_job.base_model", "REQUIRED", "Give base_model: an id from the catalogue."))
@@ -165,8 +162,7 @@ def _check(asked: Job) -> None:
                 "fine_tuning_job.metadata", "TOO_LARGE", "metadata has at most 16 pairs, keys of 64 and values of 512 characters."
             )
         )
-    if violations:
-        raise InvalidInput("The job can't be created: " + " ".join(v.description for v in violations), violations=violations)
+    return violations
 
 
 def _check_validation_file(asked: Job) -> list[Violation]:

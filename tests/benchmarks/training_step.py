@@ -56,10 +56,11 @@ def _ours(told: argparse.Namespace, dtype: str, rows: int) -> dict[str, Any]:
 
     from services.trainer.worker import batches, model
     from services.trainer.worker.batches import Chat, rows_of_step
+    from services.trainer.worker.tokens import end_ids
 
     recipe = _recipe(told)
     learner, tokenizer = model.load(told.base, recipe, torch.device("cpu"), getattr(torch, dtype))
-    ends = model.end_ids(learner.model.get_base_model(), tokenizer)
+    ends = end_ids(Path(tokenizer.name_or_path), tokenizer)
     encoded = batches.encode_rows("train", map(Chat, _chats(told, rows)), tokenizer, ends, recipe.max_length)
     learner.use_packing(True)
     optimizer = torch.optim.AdamW(learner.adapter.values(), lr=recipe.learning_rate, weight_decay=0.0)

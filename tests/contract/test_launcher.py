@@ -124,6 +124,25 @@ async def test_servers_are_not_counted_among_jobs(launcher: ProcessLauncher) -> 
     await eventually(lambda: ended(launcher, "server"))
 
 
+async def test_an_errand_does_not_wait_for_a_job_and_errands_wait_for_one_another(
+    launcher: ProcessLauncher, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    await launcher.launch(launcher.plan(job("work", "sleep 60")))
+    await launcher.launch(launcher.plan(job("first", f"cat {gate}", kind="errand")))
+    await launcher.launch(launcher.plan(job("waiting", "true")))
+    await launcher.launch(launcher.plan(job("second", "true", kind="errand")))
+    assert await state(launcher, "first") == WorkloadState.RUNNING
+    assert (await launcher.observe("second")).position == 1
+    gate.write_text("go")
+    await eventually(lambda: ended(launcher, "second"))
+    assert await state(launcher, "work") == WorkloadState.RUNNING
+    await launcher.stop("waiting")
+    await launcher.stop("work")
+    await eventually(lambda: ended(launcher, "work"))
+
+
 async def test_stop_terms_first_and_kills_what_does_not_heed_it_with_its_children(
     launcher: ProcessLauncher, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from services.trainer.worker import attempt, batches, model
 from services.trainer.worker.batches import Chat, Messages, Row
 from services.trainer.worker.model import Learner
 from services.trainer.worker.spec import Spec
+from services.trainer.worker.tokens import end_ids
 from tests.tiny_model import CORPUS
 
 CPU = torch.device("cpu")
@@ -72,7 +73,7 @@ def learner_of(base: Path, told: Recipe = RECIPE, dtype: torch.dtype = torch.flo
 
 def rows_of(chats: Sequence[Messages], learner: Learner, tokenizer: Any) -> list[Row]:
     """Encode chats for a learner."""
-    ends = model.end_ids(learner.model.get_base_model(), tokenizer)
+    ends = end_ids(Path(tokenizer.name_or_path), tokenizer)
     return batches.encode_rows("train", [Chat(messages) for messages in chats], tokenizer, ends, 512)
 
 

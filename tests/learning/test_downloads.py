@@ -82,6 +82,14 @@ async def test_peft_reads_a_downloaded_adapter_and_gives_the_same_logits(ended: 
     assert not torch.allclose(ours, without, atol=1e-2)
 
 
+async def test_a_template_that_the_catalogue_declared_comes_with_the_tokenizer(ended: Trained, tmp_path: Path) -> None:
+    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    ended.world.models[TUNED].provenance.update({"base": {"chat_template": template}})
+    assert (await ended.download(TUNED, tmp_path / "folder")).exit_code == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "folder")
+    assert tokenizer.apply_chat_template(chat("one ", "two"), tokenize=False) == "one two"
+
+
 async def test_a_base_is_downloaded_whole(ended: Trained, base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "base"
     folder.mkdir()  # an empty folder will do

@@ -1,69 +1,34 @@
 """A job that was paused ends with the weights of one that was not: the real trainer, launcher and workers."""
 
-import asyncio
-import dataclasses
-import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
 from afina.v1 import fine_tuning_job_pb2 as pb
 
-from services.common.backends.launcher.process import ProcessLauncher
 from services.common.ports.manifest import Manifest
 from services.common.ports.object_store import ObjectStore
-from services.common.reconcile import Reconciler
-from services.trainer.attempts import reconcile_job
-from services.trainer.job import KIND
-from services.trainer.worker_environment import RECOMMENDED
 from tests.builders import eventually
-from tests.learning.builders import Desk, desk, uneven_chats
-from tests.rpc.trainer_world import ScriptedPeers, World, trainer_world
+from tests.learning.builders import desk, uneven_chats
+from tests.learning.real_trainer import real_trainer
+from tests.rpc.trainer_world import World
 
-ENVIRONMENT = {**RECOMMENDED, "AFINA_CHECKPOINT_INTERVAL_S": "1e9", "OMP_NUM_THREADS": "1"}
 RECIPE = pb.Recipe(learning_rate=1e-3, epochs=20, batch_size=1, rank=4, dropout=0.1)  # 240 steps
-
-
-class DeskPeers(ScriptedPeers):
-    """Peers that know the base and the rows of a desk."""
-
-    def __init__(self, job: Desk) -> None:
-        super().__init__("")
-        self._spec = job.spec
-
-    async def base(self, public_id: str) -> dict[str, Any]:
-        return self._spec.base
-
-    async def dataset(self, name: str) -> dict[str, Any]:
-        return {**self._spec.dataset, "test": None, "warnings": []}
 
 
 @pytest.mark.slow
 async def test_a_paused_and_resumed_job_gives_the_very_same_weights(base: Path, tmp_path: Path) -> None:
     job = desk(tmp_path / "desk", base, uneven_chats(12), uneven_chats(3))
-    async with trainer_world(tmp_path) as world:
-        trainer = dataclasses.replace(
-            world.trainer,
-            store=job.store,
-            launcher=ProcessLauncher(tmp_path / "processes"),
-            peers=DeskPeers(job),
-            worker_environment={**ENVIRONMENT, "AFINA_CACHE": str(job.cache), "AFINA_REPORT_TO": world.jobs.address},
-        )
-        loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer), idle_s=0.05)
-        running = asyncio.ensure_future(loop.run())
-        try:
-            paused = await world.create(recipe=RECIPE)
-            await eventually(lambda: _step(world, paused.name), 240)
-            await world.pause(paused.name)
-            assert await eventually(lambda: _is(world, paused.name, "PAUSED"), 180)
-            assert 0 < (await world.get(paused.name)).progress.step < 240
-            straight = await world.create(recipe=RECIPE)  # the pause gave its place free
-            assert await eventually(lambda: _is(world, straight.name, "SUCCEEDED"), 300)
-            await world.resume(paused.name)
-            assert await eventually(lambda: _is(world, paused.name, "SUCCEEDED"), 300)
-            assert (await world.get(paused.name)).attempt == 2
-        finally:
-            running.cancel()
+    async with real_trainer(tmp_path, job) as world:
+        paused = await world.create(recipe=RECIPE)
+        await eventually(lambda: _step(world, paused.name), 240)
+        await world.pause(paused.name)
+        assert await eventually(lambda: _is(world, paused.name, "PAUSED"), 180)
+        assert 0 < (await world.get(paused.name)).progress.step < 240
+        straight = await world.create(recipe=RECIPE)  # the pause gave its place free
+        assert await eventually(lambda: _is(world, straight.name, "SUCCEEDED"), 300)
+        await world.resume(paused.name)
+        assert await eventually(lambda: _is(world, paused.name, "SUCCEEDED"), 300)
+        assert (await world.get(paused.name)).attempt == 2
     ours, theirs = (_manifest(job.store, name) for name in (paused.name, straight.name))
     assert ours.digest == theirs.digest
     assert [m["train_loss"] for m in ours.data["metrics"]] == [m["train_loss"] for m in theirs.data["metrics"]]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.common.errors import InvalidInput
 from services.common.ports.manifest import Manifest, fetch_folder
-from services.trainer.worker import publish
+from services.inference.model import PROVENANCE_KEYS
+from services.trainer.provenance import source_digest
+from services.trainer.worker import model, publish
 from tests.learning.builders import Desk, Events, chat, desk, learner_of, recipe, uneven_chats
 
 
@@ -112,3 +116,32 @@ def test_weights_that_are_not_finite_are_not_published(base: Path, tmp_path: Pat
         publish.write_adapter(learner, tmp_path, "Tiny")
     assert caught.value.reason == "ADAPTER_NOT_FINITE"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_manifest_tells_what_made_the_model_down_to_the_code(published: tuple[Desk, Manifest, Path]) -> None:
+    job, manifest, _ = published
+    told = {key: manifest.data[key] for key in PROVENANCE_KEYS if key in manifest.data}  # what a Model keeps of it
+    assert (told["job"], told["attempt"]) == (job.spec.job, 1)
+    assert (told["base"]["digest"], told["dataset"]["digest"]) == (job.spec.base["digest"], "d" * 64)
+    assert told["recipe"] == recipe(epochs=3).to_document()
+    source = told["environment"].pop("afina_source_sha256")
+    assert len(source) == 64
+    assert told["environment"] == {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in ("afina", "torch", "transformers", "peft")},
+        "device": "cpu",
+        "dtype": str(model.choose_dtype(torch.device("cpu"))).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def test_other_source_is_another_code_and_nothing_else_is(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("a", "b", "c"))
+    for folder, text in ((first, "x = 1\n"), (second, "x = 1\n"), (third, "x = 2\n")):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "x.py").write_text(text)
+    (second / "notes.txt").write_text("no code")
+    assert source_digest(first) == source_digest(second) != source_digest(third)
+    (first / "inner" / "x.py").rename(first / "x.py")
+    source_digest.cache_clear()
+    assert source_digest(first) != source_digest(second)

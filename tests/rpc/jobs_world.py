@@ -29,13 +29,15 @@ from services.common.transport.grpc_server import registration
 from services.dataset.rpc import DatasetRpc, FileRpc
 from services.dataset.use_cases import Library
 from services.gateway.app import Limits
+from services.trainer import token_count
 from services.trainer.attempts import reconcile_job
 from services.trainer.clients import GrpcPeers
 from services.trainer.job import KIND
 from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.token_counts import reconcile_count
 from services.trainer.use_cases import Trainer
 from tests.builders import chat, eventually, jsonl, serving
-from tests.fakes import ScriptedLauncher
+from tests.fakes import ScriptedLauncher, scripted_count
 from tests.fakes_upstream import RunningGateway, ScriptedInference, ScriptedUpstream, running_gateway
 
 ADAPTER = "ad" * 32  # the digest that ScriptedInference gives what it registers
@@ -89,6 +91,7 @@ class World:
 async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
     """Run the dataset and trainer services and a gateway in a folder."""
     store, launcher = LocalObjectStore(tmp_path / "objects"), ScriptedLauncher()
+    launcher.run_errand = scripted_count(store)
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text(json.dumps({"hidden_size": 576, "architectures": ["LlamaForCausalLM"]}))
@@ -112,8 +115,9 @@ async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
         service = registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer))
         address = await stack.enter_async_context(serving(service))
         loop = Reconciler(database, KIND, functools.partial(reconcile_job, trainer), idle_s=0.02)
-        reconciling = asyncio.ensure_future(loop.run())
-        stack.callback(reconciling.cancel)
+        counting = Reconciler(database, token_count.KIND, functools.partial(reconcile_count, trainer), idle_s=0.02)
+        for reconciler in (loop, counting):
+            stack.callback(asyncio.ensure_future(reconciler.run()).cancel)
         limits = Limits(max_file_bytes=2 << 20)
         gateway = await stack.enter_async_context(
             running_gateway(tmp_path, inference.address, dataset=dataset, trainer=address, limits=limits)

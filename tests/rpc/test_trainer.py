@@ -43,6 +43,17 @@ async def test_what_nobody_gave_is_chosen_and_each_choice_is_an_event_with_its_r
     chosen = {event.data["name"] for event in response.events if event.type == "HYPERPARAMETER"}
     assert "learning_rate" in chosen
     assert "rank" not in chosen
+    rate = next(event for event in response.events if event.data and event.data.fields["name"].string_value == "learning_rate")
+    assert "hidden size" in rate.message
+    assert "Source: tinker-cookbook" in rate.message
+
+
+async def test_a_multiplier_is_applied_to_the_automatic_rate_and_the_effective_one_is_recorded(world: World) -> None:
+    job = await world.create(recipe=pb.Recipe(learning_rate_multiplier=0.5))
+    await world.move(job.name, "PENDING")
+    told = await world.get(job.name)
+    assert told.recipe.learning_rate_multiplier == 0.5
+    assert told.effective_recipe.learning_rate == pytest.approx(5e-4)
 
 
 async def test_every_mistake_in_a_request_is_told_at_once(world: World) -> None:

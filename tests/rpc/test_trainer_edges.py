@@ -9,6 +9,7 @@ from afina.v1 import fine_tuning_job_pb2 as pb
 
 from services.common import errors
 from services.common.ports.launcher import LaunchManifest, WorkloadState
+from services.trainer.job import MAX_IDLE_STOPS
 from services.trainer.proving import PROVE_LOOKS
 from tests.rpc.trainer_world import World, trainer_world
 
@@ -47,6 +48,19 @@ async def test_being_told_to_leave_any_number_of_times_fails_no_job(world: World
         await world.move(job.name, "RUNNING")
         world.launcher.end(f"{job.name.rpartition('/')[2]}-{attempt}", exit_code)
         await world.move(job.name, "PENDING")
+
+
+@pytest.mark.parametrize("saves", [True, False])
+async def test_being_told_to_leave_for_ever_fails_a_job_that_gets_nowhere_and_no_other(world: World, saves: bool) -> None:
+    job = await world.create()
+    job_id = job.name.rpartition("/")[2]
+    for attempt in range(1, MAX_IDLE_STOPS + 1):
+        await world.move(job.name, "RUNNING")
+        if saves:
+            world.store.commit(f"jobs/{job_id}/checkpoints/{attempt:08d}-{attempt:04d}.json", b"{}")
+        world.launcher.end(f"{job_id}-{attempt}", 75)
+        await world.move(job.name, "PENDING" if saves or attempt < MAX_IDLE_STOPS else "FAILED")
+    assert ("20 times in a row" in (await world.get(job.name)).error.message) is not saves
 
 
 async def test_a_machine_that_was_off_for_a_night_does_not_lose_a_finished_training(world: World) -> None:

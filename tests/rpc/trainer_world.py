@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from afina.v1 import fine_tuning_job_pb2 as pb
-from afina.v1 import fine_tuning_job_pb2_grpc, resources_pb2, worker_pb2, worker_pb2_grpc
+from afina.v1 import (
+    fine_tuning_job_pb2_grpc,
+    resources_pb2,
+    sweep_pb2,
+    sweep_pb2_grpc,
+    token_count_pb2,
+    token_count_pb2_grpc,
+    worker_pb2,
+    worker_pb2_grpc,
+)
 
 from services.common import errors
 from services.common.backends.database.sql import SqlDatabase
@@ -21,12 +30,17 @@ from services.common.transport import wire
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import registration
 from services.common.transport.worker_reports import TOKEN_KEY, WorkerRpc
+from services.trainer import sweep, token_count
 from services.trainer.attempts import reconcile_job
 from services.trainer.job import KIND
 from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.sweep_rpc import SweepRpc
+from services.trainer.sweeps import reconcile_sweep
+from services.trainer.token_count_rpc import TokenCountRpc
+from services.trainer.token_counts import reconcile_count
 from services.trainer.use_cases import Trainer, report_progress
 from tests.builders import serving
-from tests.fakes import ScriptedLauncher
+from tests.fakes import ScriptedLauncher, scripted_count
 
 FILE = "projects/default/files/file-1"
 DATASET = "projects/default/datasets/ds-1"
@@ -99,6 +113,10 @@ class World:
     peers: ScriptedPeers
     store: LocalObjectStore
     loop: Reconciler
+    counts: Client
+    counting: Reconciler
+    sweeps: Client
+    sweeping: Reconciler
 
     async def create(self, **fields: Any) -> pb.FineTuningJob:
         job = pb.FineTuningJob(**{"base_model": "tiny", "training_file": FILE, **fields})
@@ -125,7 +143,16 @@ class World:
             if record.due_time is not None:
                 await self.trainer.database.wake(KIND, name, record.create_time)
             await self.loop.run_once()
+            await self.count()
         raise AssertionError(f"{name} is {await self.state(name)}, not {state}")
+
+    async def count(self) -> None:
+        """Let every count be looked at once."""
+        for record in await self.trainer.database.list(token_count.KIND, ""):
+            if record.due_time is not None:
+                await self.trainer.database.wake(token_count.KIND, record.name, record.create_time)
+        while await self.counting.run_once():
+            pass
 
     async def pause(self, name: str) -> pb.FineTuningJob:
         job: pb.FineTuningJob = await self.jobs.PauseFineTuningJob(pb.PauseFineTuningJobRequest(name=name))
@@ -149,19 +176,28 @@ async def trainer_world(tmp_path: Path) -> AsyncIterator[World]:
     (base / "config.json").write_text(json.dumps({"hidden_size": 576, "architectures": ["LlamaForCausalLM"]}))
     store.commit("manifests/bases/b.json", put_folder(store, "bases", base, "base", {}).to_json())
     launcher, peers = ScriptedLauncher(), ScriptedPeers("manifests/bases/b.json")
+    launcher.run_errand = scripted_count(store)
     trainer = Trainer(SqlDatabase(f"sqlite:///{tmp_path}/t.db"), store, launcher, peers, {"EXTRA": "1"})
     registrations = [
         registration(fine_tuning_job_pb2_grpc, pb, "FineTuningJobService", FineTuningJobRpc(trainer)),
+        registration(sweep_pb2_grpc, sweep_pb2, "SweepService", SweepRpc(trainer)),
+        registration(token_count_pb2_grpc, token_count_pb2, "TokenCountService", TokenCountRpc(trainer)),
         registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
     ]
     loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer))
+    counting = Reconciler(trainer.database, token_count.KIND, functools.partial(reconcile_count, trainer))
+    sweeping = Reconciler(trainer.database, sweep.KIND, functools.partial(reconcile_sweep, trainer))
     async with serving(*registrations) as address, contextlib.AsyncExitStack() as stack:
         jobs = Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, address)
         workers = Client(worker_pb2_grpc.WorkerServiceStub, address)
+        counts = Client(token_count_pb2_grpc.TokenCountServiceStub, address)
         stack.push_async_callback(jobs.close)
+        stack.push_async_callback(counts.close)
+        sweeps = Client(sweep_pb2_grpc.SweepServiceStub, address)
+        stack.push_async_callback(sweeps.close)
         stack.push_async_callback(workers.close)
         stack.push_async_callback(trainer.database.close)
-        yield World(jobs, workers, trainer, launcher, peers, store, loop)
+        yield World(jobs, workers, trainer, launcher, peers, store, loop, counts, counting, sweeps, sweeping)
 
 
 async def report(world: World, name: str, token: str, first: int, *steps: int, attempt: int = 1) -> bool:

@@ -15,13 +15,13 @@ LaunchManifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to run: a job ends by itself, a server stays.
+    """What is to run: a job ends by itself and waits for its turn, an errand is too small to wait for jobs, a server stays.
 
     `key` is a-z, 0-9 and -, at most 63 characters. `environment` may hold secrets; a launcher keeps them from other users.
     """
 
     key: str
-    kind: str  # "job" | "server"
+    kind: str  # "job" | "errand" | "server"
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from datetime import datetime
 from typing import Any
 
+import grpc
 from afina.v1 import resources_pb2
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
-from google.rpc import status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from services.common import errors
 from services.common.ports.database import NewEvent, Record, StoredEvent
-from services.common.transport.grpc_server import status_of
+from services.common.transport.grpc_server import ERROR_BY_CODE, status_of
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 1000
@@ -87,6 +88,20 @@ def error_status(document: Mapping[str, Any]) -> status_pb2.Status | None:
     )
     status: status_pb2.Status = status_of(error)[1]
     return status
+
+
+def error_of(status: status_pb2.Status) -> errors.AfinaError:
+    """Return the error that a resource tells of, with its reason and violations: the other end of `error_status`."""
+    code = next((code for code in grpc.StatusCode if code.value[0] == status.code), grpc.StatusCode.UNKNOWN)
+    info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(request)
+    metadata = dict(info.metadata)
+    count = int(metadata.pop("violation_count", 0)) or None
+    violations = [errors.Violation(v.field, v.reason, v.description) for v in request.field_violations]
+    kind = ERROR_BY_CODE.get(code, errors.AfinaError)
+    return kind(status.message, reason=info.reason or None, metadata=metadata, violations=violations, violation_count=count)
 
 
 async def watch(

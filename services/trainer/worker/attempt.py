@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,14 @@ from torch import Tensor
 from services.common.errors import ArtifactNotFound, InvalidInput
 from services.common.ports.manifest import Manifest, fetch_folder, put_folder
 from services.common.ports.object_store import ObjectStore
+from services.trainer.provenance import code, version_of
 from services.trainer.worker import batches, loop, model, publish
 from services.trainer.worker.batches import Chat, Messages
 from services.trainer.worker.checkpoint import Progress
 from services.trainer.worker.loop import Report, Rows, Shelf
 from services.trainer.worker.model import Learner
 from services.trainer.worker.spec import Spec
+from services.trainer.worker.tokens import end_ids
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def load(spec: Spec, store: ObjectStore, cache: Path, report: Report) -> Loaded:
     folder = fetch_folder(store, Manifest.from_json(store.read(spec.base["manifest_key"])), cache)
     device = model.choose_device()
     dtype = model.choose_dtype(device)
-    learner, tokenizer = model.load(folder, spec.recipe, device, dtype)
+    learner, tokenizer = model.load(folder, spec.recipe, device, dtype, spec.chat_template)
     train, validation = (read_chats(store, spec, part) for part in ("train", "validation"))
-    rows = _encode(spec, train, validation, learner, tokenizer)
+    rows = _encode(spec, train, validation, learner, tokenizer, end_ids(folder, tokenizer))
     reason = model.why_not_packed(learner, rows.train + rows.validation)
     learner.use_packing(reason is None)
     if reason is not None:
@@ -86,11 +87,10 @@ def read_chats(store: ObjectStore, spec: Spec, part: str) -> list[Chat]:
     return [Chat(row["messages"], row.get("tools")) for row in rows]
 
 
-def _encode(spec: Spec, train: list[Chat], validation: list[Chat], learner: Learner, tokenizer: Any) -> Rows:
+def _encode(spec: Spec, train: list[Chat], validation: list[Chat], learner: Learner, tokenizer: Any, ends: set[int]) -> Rows:
     """Encode both parts and report the mistakes of both at once."""
     base = learner.model.get_base_model()
     max_length = min(spec.recipe.max_length, getattr(base.config, "max_position_embeddings", spec.recipe.max_length))
-    ends = model.end_ids(base, tokenizer)
     encoded, violations = {}, []
     for part, chats in (("train", train), ("validation", validation)):
         try:
@@ -180,14 +180,8 @@ def _machine(learner: Learner) -> dict[str, Any]:
 
 def _environment(learner: Learner) -> dict[str, Any]:
     return {
+        **code(),
         "python": platform.python_version(),
-        **{package: _version(package) for package in ("torch", "transformers", "peft", "afina")},
+        **{package: version_of(package) for package in ("torch", "transformers", "peft")},
         **_machine(learner),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

@@ -17,15 +17,17 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from services.common.errors import InvalidInput, Violation
 from services.trainer.recipe import ALL_LINEAR, Recipe
 from services.trainer.worker import batches
 from services.trainer.worker.batches import Batch, Row
+from services.trainer.worker.tokens import load_tokenizer
 
 PACKED = "afina_packed"
-PACKABLE_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "olmo2"})  # each has a test
+PACKABLE_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "phi3", "olmo2"})  # each has a test
 PACKABLE_ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the others look at the length of the sequence
 SEQUENCE_TOKENS = {"cpu": 1024, "cuda": 8192}  # per forward pass; more costs memory and gains nothing
 # Mean difference per token between the layouts. On SmolLM2 rounding in bf16 gives 0.06 to 0.07, rows that see one another 2.
@@ -153,17 +155,12 @@ class Learner:
         return float((losses[0] - losses[1]).abs().mean())
 
 
-def load(folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> tuple[Learner, Any]:
+def load(folder: Path, recipe: Recipe, device: torch.device, dtype: torch.dtype, chat_template: str = "") -> tuple[Learner, Any]:
     """Load a base from its folder, give it a new adapter, and return both as a Learner, with the tokenizer.
 
     Raises: InvalidInput (target modules that the base does not have, no chat template).
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        raise InvalidInput(
-            "The base has no chat template, so chats can't be rendered; choose an instruct model, or add one to its folder.",
-            reason="CHAT_TEMPLATE_MISSING",
-        )
+    tokenizer = load_tokenizer(folder, chat_template)
     model = load_base(folder, device, dtype)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # never looked at, only has to exist
     return Learner(add_adapter(model, recipe), device, dtype, pad_id), tokenizer
@@ -204,7 +201,12 @@ def add_adapter(model: Any, recipe: Recipe) -> PeftModel:
         target_modules=sorted(targets),
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # as for the projections of a state-space model, which run in a kernel of their own
+        text = f"These layers can't be adapted: {str(error).rstrip('.')}. Name others of {', '.join(sorted(layers))}."
+        violation = Violation("recipe.target_modules", "TARGET_MODULES_REFUSED", text)
+        raise InvalidInput(text, reason="TARGET_MODULES_REFUSED", violations=[violation]) from error
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False  # autocast does it, and does not copy the input to fp32 first
@@ -214,7 +216,8 @@ def add_adapter(model: Any, recipe: Recipe) -> PeftModel:
 def linear_layers(model: Any) -> set[str]:
     """Return the names of the layers that can be adapted: all linear ones but the output."""
     output = model.get_output_embeddings()
-    return {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output}
+    linear = (nn.Linear, Conv1D)  # GPT-2 and its kin have theirs transposed
+    return {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, linear) and m is not output}
 
 
 def why_not_packed(learner: Learner, rows: Sequence[Row]) -> str | None:
@@ -233,14 +236,6 @@ def why_not_packed(learner: Learner, rows: Sequence[Row]) -> str | None:
     if not difference <= AGREEMENT[learner.dtype]:
         return f"packed rows give another loss than padded ones (by {difference:.2g} a token)"
     return None
-
-
-def end_ids(folder_model: Any, tokenizer: Any) -> set[int]:
-    """Return every token that ends an answer: the tokenizer's, the generation settings', and all special ones."""
-    configured = folder_model.generation_config.eos_token_id if folder_model.generation_config else None
-    told = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
-    special = [at for at, token in tokenizer.added_tokens_decoder.items() if token.special]
-    return {at for at in [*told, *special] if at is not None}
 
 
 def choose_device() -> torch.device:

@@ -10,7 +10,10 @@ from services.trainer.recipe import Recipe
 
 @dataclass(frozen=True)
 class Spec:
-    """One attempt at one job. `base` and `dataset` are passed on to the manifest as they are."""
+    """One attempt at one job. `base` and `dataset` are passed on to the manifest as they are.
+
+    `chat_template` is what the catalogue declares for the base; empty means the tokenizer's own.
+    """
 
     job: str
     attempt: int
@@ -20,6 +23,7 @@ class Spec:
     prefix: str
     manifest_key: str
     checkpoint_prefix: str
+    chat_template: str = ""
 
     @classmethod
     def from_json(cls, document: bytes) -> "Spec":
@@ -34,6 +38,7 @@ class Spec:
             prefix=raw["result"]["prefix"],
             manifest_key=raw["result"]["manifest_key"],
             checkpoint_prefix=raw["result"]["checkpoint_prefix"],
+            chat_template=raw.get("chat_template", ""),
         )
 
     def part(self, name: str) -> Artifact | None:

@@ -41,9 +41,37 @@ def test_an_unknown_architecture_gets_adapters_on_every_linear_layer() -> None:
     assert recipe.target_modules == ("all-linear",)
 
 
+def test_a_base_that_has_other_names_for_its_sizes_is_read_too() -> None:
+    recipe, _ = resolve({}, train_rows=100, base_config={"n_embd": 4096, "n_positions": 512})
+    assert recipe.learning_rate == pytest.approx(5e-4 * (2000 / 4096) ** 0.781)
+    assert recipe.max_length == 512
+
+
 def test_a_base_with_a_short_window_limits_the_length() -> None:
     recipe, _ = resolve({}, train_rows=100, base_config={**LLAMA, "max_position_embeddings": 512})
     assert recipe.max_length == 512
+
+
+def test_a_length_beyond_what_the_base_reads_is_lowered_and_said_so() -> None:
+    recipe, choices = resolve({"max_length": 4096}, train_rows=100, base_config={**LLAMA, "max_position_embeddings": 512})
+    assert recipe.max_length == 512
+    assert any(choice.name == "max_length" and "4096 was asked for" in choice.rule for choice in choices)
+
+
+def test_every_choice_has_its_rule_and_where_the_rule_comes_from() -> None:
+    _, choices = resolve({}, train_rows=100, base_config=LLAMA)
+    assert {choice.name for choice in choices} == {
+        "learning_rate", "epochs", "batch_size", "rank", "alpha", "dropout", "target_modules", "warmup_fraction", "schedule",
+        "weight_decay", "max_gradient_norm", "max_length", "validation_interval_steps", "seed",
+    }  # fmt: skip
+    assert all(choice.rule and choice.source for choice in choices)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("learning_rate", 1e-5, 1e-3), ("epochs", 1, 10), ("rank", 4, 64)])
+def test_the_ends_of_the_usual_range_are_usual(name: str, low: float, high: float) -> None:
+    for value in (low, high):
+        assert warnings(resolve({name: value}, train_rows=100, base_config=LLAMA)[0]) == []
+    assert len(warnings(resolve({name: high * 2}, train_rows=100, base_config=LLAMA)[0])) == 1
 
 
 @pytest.mark.parametrize(

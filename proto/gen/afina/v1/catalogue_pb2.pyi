@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CatalogueEntry(_message.Message):
-    __slots__ = ("name", "model", "digest", "manifest_key", "aliases", "max_length", "create_time")
+    __slots__ = ("name", "model", "digest", "manifest_key", "aliases", "max_length", "create_time", "chat_template")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class CatalogueEntry(_message.Message):
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     model: str
     digest: str
@@ -26,7 +27,8 @@ class CatalogueEntry(_message.Message):
     aliases: _containers.RepeatedScalarFieldContainer[str]
     max_length: int
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., manifest_key: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., max_length: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    chat_template: str
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., manifest_key: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., max_length: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., chat_template: _Optional[str] = ...) -> None: ...
 
 class CreateCatalogueEntryRequest(_message.Message):
     __slots__ = ("catalogue_entry_id", "catalogue_entry")

@@ -111,7 +111,7 @@ class PublishedCheckpoint(_message.Message):
     def __init__(self, step: _Optional[int] = ..., model: _Optional[str] = ..., public_id: _Optional[str] = ..., train_loss: _Optional[float] = ..., train_accuracy: _Optional[float] = ..., validation_loss: _Optional[float] = ..., validation_accuracy: _Optional[float] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class FineTuningJob(_message.Message):
-    __slots__ = ("name", "state", "base_model", "training_file", "dataset", "split", "recipe", "effective_recipe", "suffix", "metadata", "progress", "attempt", "model", "fine_tuned_model", "error", "create_time", "start_time", "end_time", "etag", "checkpoints", "result_files", "validation_file")
+    __slots__ = ("name", "state", "base_model", "training_file", "dataset", "split", "recipe", "effective_recipe", "suffix", "metadata", "progress", "attempt", "model", "fine_tuned_model", "error", "create_time", "start_time", "end_time", "etag", "checkpoints", "result_files", "validation_file", "token_count", "sweep", "validation_loss")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[FineTuningJob.State]
@@ -165,6 +165,9 @@ class FineTuningJob(_message.Message):
     CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FILES_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_FILE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SWEEP_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_LOSS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: FineTuningJob.State
     base_model: str
@@ -187,7 +190,10 @@ class FineTuningJob(_message.Message):
     checkpoints: _containers.RepeatedCompositeFieldContainer[PublishedCheckpoint]
     result_files: _containers.RepeatedScalarFieldContainer[str]
     validation_file: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[FineTuningJob.State, str]] = ..., base_model: _Optional[str] = ..., training_file: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., effective_recipe: _Optional[_Union[Recipe, _Mapping]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., checkpoints: _Optional[_Iterable[_Union[PublishedCheckpoint, _Mapping]]] = ..., result_files: _Optional[_Iterable[str]] = ..., validation_file: _Optional[str] = ...) -> None: ...
+    token_count: str
+    sweep: str
+    validation_loss: float
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[FineTuningJob.State, str]] = ..., base_model: _Optional[str] = ..., training_file: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., effective_recipe: _Optional[_Union[Recipe, _Mapping]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., checkpoints: _Optional[_Iterable[_Union[PublishedCheckpoint, _Mapping]]] = ..., result_files: _Optional[_Iterable[str]] = ..., validation_file: _Optional[str] = ..., token_count: _Optional[str] = ..., sweep: _Optional[str] = ..., validation_loss: _Optional[float] = ...) -> None: ...
 
 class CreateFineTuningJobRequest(_message.Message):
     __slots__ = ("parent", "fine_tuning_job", "request_id")

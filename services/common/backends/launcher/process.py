@@ -5,8 +5,8 @@ Each workload has a folder named by its key. `manifest.json` exists from `launch
 asked it to end. A shim of its own (`shim.py`) is its parent, so it outlives the service, and its exit code is recorded
 whoever is alive then. The start time beside each pid tells a process from a later one with the same number.
 
-Of jobs, so many run at once; the others are PENDING with their position and are started by whoever observes one when a
-place is free. A lock on the folder makes that safe between two replicas.
+Of jobs, so many run at once, and as many errands beside them; the others are PENDING with their position and are started by
+whoever observes one when a place is free. A lock on the folder makes that safe between two replicas.
 
 When changing this: a SIGKILL between any two lines here must leave something that the next `observe` understands.
 """
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ INHERITED_PREFIXES = ("CUDA_", "NVIDIA_", "PYTHON", "SSL_CERT_", "AFINA_ACCELERA
 
 
 class ProcessLauncher(Launcher):
-    """Runs workloads as processes, `max_jobs` jobs at a time; servers are not counted."""
+    """Runs workloads as processes, `max_jobs` jobs at a time, and as many errands; servers are not counted."""
 
     def __init__(self, folder: Path, max_jobs: int = 1, grace_s: float = GRACE_S) -> None:
         self._folder, self._max_jobs, self._grace_s = folder, max_jobs, grace_s
@@ -111,7 +112,8 @@ class ProcessLauncher(Launcher):
             state = WorkloadState.SUCCEEDED if code == 0 else WorkloadState.FAILED
             return Observation(state, code, end.get("message", f"It ended with exit code {code}."))
         if process is None:
-            position = 1 + next((i for i, other in enumerate(self._waiting()) if other == place), 0)
+            queue = [other for other in self._waiting() if _kind(other) == _kind(place)]
+            position = 1 + next((i for i, other in enumerate(queue) if other == place), 0)
             return Observation(WorkloadState.PENDING, message=f"It waits for a place, at position {position}.", position=position)
         if is_alive(process["pid"], process["start_time"]):
             return Observation(WorkloadState.RUNNING, message=f"It runs as process {process['pid']}.")
@@ -157,19 +159,16 @@ class ProcessLauncher(Launcher):
 
     def _start_what_may(self) -> None:
         with self._locked():
-            running = sum(
-                1
+            running = Counter(
+                _kind(place)
                 for place in self._places()
-                if (read_json(place / "manifest.json") or {}).get("kind") == "job"
-                and (place / "process.json").exists()
-                and not self._state(place).has_ended
+                if (place / "process.json").exists() and not (place / "exit.json").exists() and not self._state(place).has_ended
             )
             for place in self._waiting():
-                manifest = read_json(place / "manifest.json") or {}
-                if manifest.get("kind") == "job":
-                    if running >= self._max_jobs:
-                        continue
-                    running += 1
+                kind = _kind(place)
+                if kind != "server" and running[kind] >= self._max_jobs:
+                    continue
+                running[kind] += 1
                 self._start(place)
 
     def _start(self, place: Path) -> None:
@@ -204,6 +203,10 @@ class ProcessLauncher(Launcher):
         with (self._folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _kind(place: Path) -> str:
+    return str((read_json(place / "manifest.json") or {}).get("kind", ""))
 
 
 def _signal_group(process: dict[str, Any], number: int) -> None:
