@@ -5,7 +5,7 @@ from typing import Any
 
 from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.launcher import Launcher, LaunchManifest, Observation, Workload, WorkloadState
-from services.common.ports.model_server import ModelServer
+from services.common.ports.model_server import Activity, ModelServer
 
 
 class ScriptedLauncher(Launcher):
@@ -15,6 +15,7 @@ class ScriptedLauncher(Launcher):
         self.manifests: dict[str, LaunchManifest] = {}
         self.observations: dict[str, Observation] = {}
         self.stopped: list[str] = []
+        self.output = b""
 
     def plan(self, workload: Workload) -> LaunchManifest:
         return {
@@ -41,7 +42,7 @@ class ScriptedLauncher(Launcher):
             self.end(key, 143)
 
     async def logs(self, key: str, after: int = 0) -> tuple[bytes, int]:
-        return b"", after
+        return self.output[after:], max(after, len(self.output))
 
     def end(self, key: str, exit_code: int) -> None:
         """Let a workload end."""
@@ -62,6 +63,7 @@ class ScriptedModelServer(ModelServer):
         self.answers = answers
         self.refused = refused
         self.template = [1, 2, 3]
+        self.running_count = self.answered_count = 0
         self.loads: list[str] = []
         self.refusals: list[str] = []
 
@@ -85,6 +87,10 @@ class ScriptedModelServer(ModelServer):
     async def loaded(self) -> list[str]:
         self._require_running()
         return list(self.known)
+
+    async def activity(self) -> Activity:
+        self._require_running()
+        return Activity(self.running_count, self.answered_count)
 
     async def token_ids(self, digest: str, messages: Sequence[dict[str, Any]]) -> list[int]:
         self._require_known(digest)

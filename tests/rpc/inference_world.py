@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from afina.v1 import (
     suite_pb2,
     suite_pb2_grpc,
 )
+from google.protobuf import field_mask_pb2
 
 from services.common import errors
 from services.common.backends.database.sql import SqlDatabase
@@ -87,7 +88,7 @@ class World:
     seed: int = 0
     loops: list[Reconciler] = field(default_factory=list)
 
-    def put_base(self, name: str = "base", **files: bytes) -> str:
+    def put_base(self, name: str = "base", kind: str = "base", told: Any = None, **files: bytes) -> str:
         """Put a base's folder into the store and return the key of its manifest."""
         folder = self.folder / name
         folder.mkdir()
@@ -102,8 +103,9 @@ class World:
             **{path.replace("__", "."): data for path, data in files.items()},
         }
         for path, data in contents.items():
-            (folder / path).write_bytes(data)
-        manifest = put_folder(self.store, "bases", folder, "base", {})
+            if data:
+                (folder / path).write_bytes(data)
+        manifest = put_folder(self.store, "bases", folder, kind, told or {})
         key = f"manifests/bases/{manifest.digest}.json"
         self.store.commit(key, manifest.to_json())
         return key
@@ -129,6 +131,24 @@ class World:
         self.base_digest = created.digest
         return created
 
+    def put_full(self, base: str = "", golden: Any = None, **files: bytes) -> str:
+        """Put full weights into the store, as an import would, and return the key of their manifest."""
+        self.seed += 1
+        extra = {} if golden is None else {"golden__json": json.dumps(golden).encode()}
+        return self.put_base(f"full-{self.seed}", "full", {"base": {"digest": base}} if base else {}, **extra, **files)
+
+    async def update(self, mask: str, etag: str = "", **fields: Any) -> catalogue_pb2.CatalogueEntry:
+        """Write the fields of a mask, comma-separated, of catalogueEntries/tiny."""
+        entry = catalogue_pb2.CatalogueEntry(**{"name": "catalogueEntries/tiny", "etag": etag, **fields})
+        request = catalogue_pb2.UpdateCatalogueEntryRequest(
+            catalogue_entry=entry, update_mask=field_mask_pb2.FieldMask(paths=mask.split(",") if mask else [])
+        )
+        updated: catalogue_pb2.CatalogueEntry = await self.catalogue.UpdateCatalogueEntry(request)
+        return updated
+
+    async def delete_entry(self, entry_id: str = "tiny") -> None:
+        await self.catalogue.DeleteCatalogueEntry(catalogue_pb2.DeleteCatalogueEntryRequest(name=f"catalogueEntries/{entry_id}"))
+
     async def add_adapter(self, manifest_key: str = "", parent: str = PARENT, suffix: str = "") -> model_pb2.Model:
         request = model_pb2.CreateModelRequest(parent=parent, manifest_key=manifest_key or self.put_adapter(), suffix=suffix)
         created: model_pb2.Model = await self.models.CreateModel(request)
@@ -148,9 +168,11 @@ class World:
             return {route.public_id: route for route in response.routes}
         raise AssertionError("the stream ended")
 
-    async def server(self) -> Server:
-        (record,) = await self.inference.database.list(SERVER_KIND, "")
-        return Server.from_document(record.document)
+    async def server(self, digest: str = "") -> Server:
+        """Return the one server, or that of some weights."""
+        records = await self.inference.database.list(SERVER_KIND, "")
+        (found,) = [s for s in (Server.from_document(r.document) for r in records) if digest in ("", s.digest)]
+        return found
 
     def crash(self, server: Server) -> None:
         """Kill a model server from outside."""
@@ -211,12 +233,15 @@ def make_inference(tmp_path: Path, world: dict[str, Any], evaluator_address: str
     database = SqlDatabase(f"sqlite:///{tmp_path}/i.db")
 
     def describe(server: Server, folder: Path) -> Workload:
-        environment = {"API_KEY": server.api_key, "RANK": str(server.max_rank)}
+        if not world["is_stranger"]:
+            world["digests"][server.url] = server.digest
+        environment = {"API_KEY": server.api_key, "RANK": str(server.max_rank), "TEMPLATE": server.chat_template}
         return Workload(server.key, "server", ("serve", str(folder)), environment)
 
     def connect(url: str, api_key: str) -> ScriptedModelServer:
         if url not in world["servers"]:
-            world["servers"][url] = ScriptedModelServer(world["base_digest"](), world["answers"], world["refused"])
+            served = world["digests"].get(url, world["base_digest"]())
+            world["servers"][url] = ScriptedModelServer(served, world["answers"], world["refused"])
             world["servers"][url].is_running = world["boots"]
         return world["servers"][url]  # type: ignore[no-any-return]
 
@@ -226,6 +251,8 @@ def make_inference(tmp_path: Path, world: dict[str, Any], evaluator_address: str
         launcher=world["launcher"],
         evaluations=GrpcEvaluations(evaluator_address),
         cache=tmp_path / "cache",
+        max_servers=2,
+        clock=lambda: datetime.now(UTC) + world["passed"],
         workload=describe,
         connect=connect,
         routes=RouteTable(database),
@@ -239,6 +266,9 @@ async def inference_world(tmp_path: Path) -> AsyncIterator[World]:
     made: World
     parts: dict[str, Any] = {
         "servers": {},
+        "digests": {},
+        "is_stranger": False,
+        "passed": timedelta(),
         "answers": {},
         "refused": set(),
         "boots": True,

@@ -34,7 +34,7 @@ async def test_an_adapter_is_registered_once_however_often_and_found_by_its_publ
     assert (first.kind, first.base) == (model_pb2.Model.KIND_ADAPTER, f"models/{world.base_digest[:24]}")
     assert first.provenance["job"] == "job-1"
     assert "metrics" not in first.provenance.fields
-    assert await world.get(first.public_id, PARENT) == first
+    assert (await world.get(first.public_id, PARENT)).name == first.name
     assert world.store.read(f"manifests/adapters/{first.digest}.json") == world.store.read(key)
 
 
@@ -43,7 +43,7 @@ async def test_an_adapter_published_at_a_step_says_so_in_its_name_and_can_be_ser
     request = model_pb2.CreateModelRequest(parent=PARENT, manifest_key=world.put_adapter(), suffix="reviews", step=40)
     checkpoint = await world.models.CreateModel(request)
     assert checkpoint.public_id == f"ft:tiny:default:reviews:{checkpoint.digest[:24]}:ckpt-step-40"
-    assert await world.get(checkpoint.public_id, PARENT) == checkpoint
+    assert (await world.get(checkpoint.public_id, PARENT)).name == checkpoint.name
     for other in (":ckpt-step-41", "", ":ckpt-step-x", ":ckpt-step-40:more"):
         with pytest.raises((errors.NotFound, errors.InvalidInput)):
             await world.get(checkpoint.public_id.replace(":ckpt-step-40", other), PARENT)
@@ -138,3 +138,74 @@ async def test_an_adapter_of_another_base_whose_digest_begins_alike_is_refused(w
     with pytest.raises(errors.InvalidInput) as refused:
         await world.add_adapter(key)
     assert ("base.digest", "WRONG_BASE") in {(violation.field, violation.reason) for violation in refused.value.violations}
+
+
+GOLDEN = {"chats": [{"messages": [{"role": "user", "content": "hi"}], "prompt_token_ids": [1, 2, 3], "probes": []}] * 2}
+PROBE = {"prefix_token_ids": [1, 2, 3], "token_ids": [7], "adapter_logprobs": [-1.0]}
+
+
+async def test_full_weights_are_served_by_a_server_of_their_own_under_a_public_id(world: World) -> None:
+    entry = await world.add_base()
+    full = await world.add_adapter(world.put_full(entry.digest, GOLDEN), suffix="merged")
+    assert (full.kind, full.base) == (model_pb2.Model.KIND_FULL, entry.model)
+    assert full.public_id == f"ft:tiny:default:merged:{full.digest[:24]}"
+    served = await world.ensure(full.name)
+    await world.ensure(entry.model)
+    server, other = await world.server(full.digest), await world.server(entry.digest)
+    assert [(replica.url, replica.served_name) for replica in served.replicas] == [(server.url, full.digest)]
+    assert server.url != other.url
+    assert [world.launcher.environment(one.key)["RANK"] for one in (server, other)] == ["0", "16"]
+    assert "2 chats get the references' token ids; there were no log-probabilities" in served.model.proof["message"]
+    route = (await world.routes())[full.public_id]
+    assert (route.kind, route.project, route.replicas[0].url) == ("full", "default", server.url)
+
+
+async def test_full_weights_without_a_base_or_references_are_taken_and_say_how_little_was_shown(world: World) -> None:
+    full = await world.add_adapter(world.put_full())
+    assert full.public_id == f"ft:full:default::{full.digest[:24]}"
+    assert "no references" in (await world.ensure(full.name)).model.proof["message"]
+    with pytest.raises(errors.NotFound) as missing:
+        await world.add_adapter(world.put_full("c" * 64))
+    assert missing.value.reason == "BASE_NOT_FOUND"
+
+
+async def test_full_weights_that_do_not_answer_as_their_references_are_quarantined(world: World) -> None:
+    own = {"chats": [{**GOLDEN["chats"][0], "probes": [PROBE]}]}
+    right, wrong = [await world.add_adapter(world.put_full(golden=own, a__json=seed)) for seed in (b"1", b"2")]
+    assert (await world.ensure(right.name)).model.proof["mean_difference"] == 0
+    world.answers[wrong.digest] = -2.0
+    with pytest.raises(errors.WrongState, match="LOGPROBS_DIFFER"):
+        await world.ensure(wrong.name)
+    found = await world.get(wrong.name)
+    assert found.serving == model_pb2.Model.SERVING_REFUSED
+    assert "LOGPROBS_DIFFER" in found.serving_message
+
+
+async def test_full_weights_are_refused_with_every_mistake(world: World) -> None:
+    broken = {"chats": [{**GOLDEN["chats"][0], "probes": [{**PROBE, "adapter_logprobs": [float("nan")]}]}]}
+    with pytest.raises(errors.InvalidInput) as refused:
+        await world.add_adapter(world.put_full(golden=broken, pytorch_model__bin=b"x", tokenizer__json=b""))
+    assert {violation.reason for violation in refused.value.violations} == {
+        "UNSAFE_FILE",
+        "TOKENIZER_MISSING",
+        "GOLDEN_INVALID",
+    }
+    with pytest.raises(errors.InvalidInput):
+        await world.add_base(world.put_full())
+
+
+async def test_full_weights_are_promoted_against_their_base_and_then_kept(world: World) -> None:
+    entry = await world.add_base()
+    full, stray = await world.add_adapter(world.put_full(entry.digest)), await world.add_adapter(world.put_full(a__json=b"1"))
+    await world.add_endpoint()
+    await world.evaluate(stray, entry.model)
+    with pytest.raises(errors.WrongState) as refused:
+        await world.promote(stray.name)
+    assert refused.value.reason == "CHAMPION_MISSING"
+    await world.evaluate(full, entry.model)
+    assert (await world.promote(full.name)).digest == full.digest
+    with pytest.raises(errors.WrongState):
+        await world.models.DeleteModel(model_pb2.DeleteModelRequest(name=full.name))
+    await world.models.DeleteModel(model_pb2.DeleteModelRequest(name=stray.name))
+    with pytest.raises(errors.NotFound):
+        await world.get(stray.name)

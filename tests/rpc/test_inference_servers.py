@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -143,10 +144,11 @@ async def test_a_quarantined_model_is_not_loaded_again_by_the_next_generation(wo
 
 async def test_a_stranger_on_the_servers_port_is_not_taken_for_it(world: World) -> None:
     entry = await world.add_base()
+    world.parts["is_stranger"] = True
     world.base_digest = "f" * 64  # what answers is another base's server
     asking = asyncio.ensure_future(world.ensure(entry.model))
     await eventually(lambda: _has_restarted(world))
-    world.base_digest = entry.digest
+    world.parts["is_stranger"] = False
     assert (await asking).replicas[0].served_name == entry.digest
 
 
@@ -213,3 +215,65 @@ async def test_routes_come_whole_at_once_and_again_after_every_change(world: Wor
 
 async def until_same(world: World, public_id: str) -> model_pb2.Route:
     return (await world.routes())[public_id]
+
+
+async def test_a_server_that_nobody_asks_makes_room_for_another_and_says_why(world: World) -> None:
+    entries = [await world.add_base(world.put_base(name), name) for name in ("one", "two", "three")]  # there is room for two
+    for entry in entries[:2]:
+        await world.ensure(entry.model)
+    with pytest.raises(errors.Unavailable, match="MAX_SERVERS allows 2"):
+        await world.ensure(entries[2].model, timeout_s=1.5)
+    waiting = await world.get(entries[2].model)
+    assert waiting.serving == model_pb2.Model.SERVING_STARTING
+    assert "Raise MAX_SERVERS" in waiting.serving_message
+    first, second = [await world.server(entry.digest) for entry in entries[:2]]
+    world.servers[first.url].answered_count += 1  # the first is asked later than the second
+    world.parts["passed"] += timedelta(seconds=50)
+    await eventually(lambda: _is_noted(world, first.digest))
+    world.parts["passed"] += timedelta(seconds=30)
+    await eventually(lambda: _is_in_state(world, second.digest, "STOPPING"))
+    world.servers[second.url].running_count = 1  # a stream that is under way
+    world.parts["passed"] += timedelta(seconds=10)
+    assert "two" in await world.routes()
+    assert not (await world.routes())["two"].replicas
+    world.servers[second.url].running_count = 0
+    assert (await world.ensure(entries[2].model)).replicas
+    assert world.launcher.stopped == [second.key]
+    stopped = await world.get(entries[1].model)
+    assert stopped.serving == model_pb2.Model.SERVING_IDLE
+    assert f"make room for {entries[2].digest[:12]}" in stopped.serving_message
+    world.parts["passed"] += timedelta(seconds=200)
+    asking = asyncio.ensure_future(world.ensure(entries[1].model))
+    await eventually(lambda: _is_in_state(world, first.digest, "STOPPING", "STOPPED"))
+    world.parts["passed"] += timedelta(seconds=10)
+    assert (await asking).replicas
+
+
+async def _is_noted(world: World, digest: str) -> bool:
+    return (await world.server(digest)).answered_count > 0
+
+
+async def _is_in_state(world: World, digest: str, *states: str) -> bool:
+    return (await world.server(digest)).state in states
+
+
+async def test_why_a_model_is_not_served_is_told_in_words(world: World) -> None:
+    entry = await world.add_base()
+    assert "Nobody has asked" in (await world.get("tiny")).serving_message
+    world.parts["boots"] = False
+    with pytest.raises(errors.Unavailable):
+        await world.ensure(entry.model, timeout_s=1.2)
+    found = await world.get("tiny")
+    assert (found.serving, found.serving_message) == (model_pb2.Model.SERVING_STARTING, "Its server starts (launch 1).")
+    world.launcher.output = b"RuntimeError: CUDA out of memory\n"
+    world.crash(await world.server())
+    await eventually(lambda: _says(world, "tiny", "CUDA out of memory"))
+    world.parts["boots"] = True
+    world.parts["passed"] += timedelta(seconds=60)
+    for server in world.servers.values():
+        server.is_running = True
+    assert (await world.ensure(entry.model)).model.serving == model_pb2.Model.SERVING_ACTIVE
+
+
+async def _says(world: World, name: str, words: str) -> bool:
+    return words in (await world.get(name)).serving_message
