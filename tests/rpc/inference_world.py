@@ -86,6 +86,7 @@ class World:
     parts: dict[str, Any]
     base_digest: str = ""
     seed: int = 0
+    address: str = ""
     loops: list[Reconciler] = field(default_factory=list)
 
     def put_base(self, name: str = "base", kind: str = "base", told: Any = None, **files: bytes) -> str:
@@ -306,6 +307,7 @@ async def inference_world(tmp_path: Path) -> AsyncIterator[World]:
             parts["answers"],
             parts["refused"],
             parts,
+            address=address,
         )
         made.loops = [
             Reconciler(inference.database, SERVER_KIND, functools.partial(reconcile_server, inference)),
