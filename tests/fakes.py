@@ -6,7 +6,7 @@ from typing import Any
 
 from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.launcher import Launcher, LaunchManifest, Observation, Workload, WorkloadState
-from services.common.ports.model_server import ModelServer
+from services.common.ports.model_server import Activity, ModelServer
 from services.common.ports.object_store import ObjectStore
 
 
@@ -19,6 +19,7 @@ class ScriptedLauncher(Launcher):
         self.stopped: list[str] = []
         self.errands: dict[str, LaunchManifest] = {}
         self.run_errand: Callable[[LaunchManifest], None] = lambda manifest: None  # at once, and within the test
+        self.output = b""
 
     def plan(self, workload: Workload) -> LaunchManifest:
         return {
@@ -51,7 +52,7 @@ class ScriptedLauncher(Launcher):
             self.end(key, 143)
 
     async def logs(self, key: str, after: int = 0) -> tuple[bytes, int]:
-        return b"", after
+        return self.output[after:], max(after, len(self.output))
 
     def end(self, key: str, exit_code: int) -> None:
         """Let a workload end."""
@@ -84,6 +85,7 @@ class ScriptedModelServer(ModelServer):
         self.answers = answers
         self.refused = refused
         self.template = [1, 2, 3]
+        self.running_count = self.answered_count = 0
         self.loads: list[str] = []
         self.refusals: list[str] = []
 
@@ -107,6 +109,10 @@ class ScriptedModelServer(ModelServer):
     async def loaded(self) -> list[str]:
         self._require_running()
         return list(self.known)
+
+    async def activity(self) -> Activity:
+        self._require_running()
+        return Activity(self.running_count, self.answered_count)
 
     async def token_ids(self, digest: str, messages: Sequence[dict[str, Any]]) -> list[int]:
         self._require_known(digest)

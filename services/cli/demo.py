@@ -15,8 +15,6 @@ from typing import Any
 
 import click
 from afina.v1 import (
-    catalogue_pb2,
-    catalogue_pb2_grpc,
     dataset_pb2,
     endpoint_pb2,
     evaluation_pb2,
@@ -28,6 +26,7 @@ from afina.v1 import (
 
 from services.cli import (
     base_model,
+    catalogue,
     datasets,
     demo_data,
     demo_report,
@@ -145,7 +144,7 @@ async def import_base(stage: Stage, packages: Path, has_base: bool) -> None:
         if not has_base:
             with stage.out.status("converting 135 M weights to bf16 safetensors"):
                 folder = await _convert(packages, stage.folder / BASE)
-            await models.import_base(stage.call, folder, BASE, (BASE_ALIAS,))
+            await catalogue.import_base(stage.call, folder, BASE, (BASE_ALIAS,))
 
 
 async def upload(stage: Stage, reviews: Path) -> dataset_pb2.Dataset:
@@ -290,9 +289,8 @@ async def present(stage: Stage, outcome: demo_report.Outcome, page: Path) -> int
 
 async def _has_base(stage: Stage) -> bool:
     """Whether an earlier run has brought the base in."""
-    catalogue = stage.call.client(catalogue_pb2_grpc.CatalogueServiceStub, "inference")
     try:
-        await catalogue.GetCatalogueEntry(catalogue_pb2.GetCatalogueEntryRequest(name=f"catalogueEntries/{BASE}"))
+        await catalogue.get(stage.call, BASE)
     except NotFound:
         return False
     return True

@@ -1,64 +1,137 @@
-"""`afina models`: bring a base in, list what can be asked, have one served, take one away."""
+"""`afina models`: bring whole weights in, list what can be asked, have one served, take one away."""
 
 import asyncio
+import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
 import click
-from afina.v1 import catalogue_pb2, catalogue_pb2_grpc, model_pb2, model_pb2_grpc
+from afina.v1 import catalogue_pb2, model_pb2, model_pb2_grpc
 
+from services.cli import catalogue, imports, references
 from services.cli.call import Call, every, verb
 from services.cli.download import download
 from services.cli.failure import is_away
 from services.cli.output import age, short, size
+from services.cli.sources import SourceFile
 from services.cli.watching import state_of
 from services.common.backends import choose
 from services.common.errors import InvalidInput, Unavailable
-from services.common.ports.manifest import Manifest, put_folder
 from services.common.transport.grpc_client import Client
 
-NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 ASK_TIMEOUT_S = 50.0
+
+
+class _Template(click.ParamType):
+    """A chat template's file, as its text."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return Path(value).read_bytes().decode()
+        except (OSError, UnicodeDecodeError) as error:
+            self.fail(f"{value} can't be read as UTF-8 text: {error}", param, ctx)
+
+
+TEMPLATE = _Template()
 
 
 @click.group("models")
 def group() -> None:
-    """Bases and adapters: weights that can be served."""
+    """Bases, adapters and full weights: what can be served."""
 
 
 @verb(group, "import")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--id", "entry_id", required=True, help="The name that clients ask for.")
+@click.argument("source")
+@click.option("--name", "--id", "entry_id", default="", help="The name that clients ask for; otherwise the source's own.")
 @click.option("--alias", "aliases", multiple=True, help="Another name for it; repeatable.")
 @click.option("--max-length", type=int, default=0, help="Longest prompt with answer, in tokens; 2048.")
-async def import_(call: Call, folder: Path, entry_id: str, aliases: tuple[str, ...], max_length: int) -> None:
-    """Import a base from FOLDER (config.json, *.safetensors, tokenizer) into the object store and the catalogue."""
-    entry = await import_base(call, folder, entry_id, aliases, max_length)
-    call.show(
-        entry,
-        {
-            "id": entry.name.rpartition("/")[2],
-            "model": entry.model,
-            "digest": entry.digest,
-            "aliases": ", ".join(entry.aliases),
-            "longest": f"{entry.max_length} tokens",
-        },
-    )
+@click.option("--chat-template", "template", type=TEMPLATE, help="A Jinja file, for a base that brings no template.")
+@click.option("--replace", is_flag=True, help="Let a name that other weights have mean these.")
+@click.option("--full", is_flag=True, help="Full weights of this project, fine-tuned or merged, instead of a base.")
+@click.option("--base", help="With --full: the base that they came from.")
+@click.option("--suffix", default="", help="With --full: part of the name ft:base:project:suffix:id.")
+async def import_(call: Call, source: str, full: bool, **options: Any) -> None:
+    """Import whole weights (config.json, *.safetensors, tokenizer) from SOURCE into the object store and the catalogue.
+
+    SOURCE is a directory, s3://bucket/prefix (with this installation's S3 settings), or a hub id such as org/name@revision
+    (HF_ENDPOINT, HF_TOKEN). Only files that can't run code are taken.
+    """
+    for_base = {key: options[key] for key in ("entry_id", "aliases", "template", "replace")}
+    for_full = {key: options[key] for key in ("base", "suffix")}
+    if wrong := [f"--{_flag(key)}" for key, value in (for_base if full else for_full).items() if value]:
+        raise click.UsageError(f"{', '.join(wrong)} {'does not go' if full else 'goes only'} with --full.")
+    opened = await asyncio.to_thread(imports.open_source, call, source)
+    if full:
+        show(call, await import_full(call, opened, options["base"], options["suffix"], options["max_length"]))
+    else:
+        catalogue.show(call, await catalogue.import_source(call, opened, max_length=options["max_length"], **for_base))
 
 
 @verb(group, "list")
 async def list_(call: Call) -> None:
-    """List models, newest first; bases belong to every project."""
+    """List models, newest first; bases, with their aliases, belong to every project."""
     found = await every(client(call).ListModels, model_pb2.ListModelsRequest(parent=call.parent), "models")
+    names = {entry.model: entry for entry in await catalogue.entries(call)}
     columns = {
-        "id": lambda m: m.public_id,
+        "id": lambda m: m.name if _is_base(m) and m.name not in names else m.public_id,
+        "aliases": lambda m: ", ".join(names[m.name].aliases) if m.name in names else "",
         "kind": lambda m: short(model_pb2.Model.Kind.Name(m.kind)).lower(),
         "state": state_of,
         "size": lambda m: size(m.size_bytes),
         "digest": lambda m: m.digest[:12],
         "made": lambda m: age(m.create_time),
     }
-    call.show_list(found, columns, "There are no models yet; bring a base in with `afina models import DIR --id NAME`.")
+    call.show_list(found, columns, "There are no models yet; bring a base in with `afina models import SOURCE`.")
+
+
+@verb(group, "update")
+@click.argument("name")
+@click.option("--add-alias", "added", multiple=True, help="Give it another name; repeatable.")
+@click.option("--remove-alias", "removed", multiple=True, help="Take a name away; repeatable.")
+@click.option("--max-length", type=int, help="Longest prompt with answer, in tokens.")
+@click.option("--chat-template", "template", type=TEMPLATE, help="A Jinja file, for a base that brings no template.")
+async def update(
+    call: Call, name: str, added: tuple[str, ...], removed: tuple[str, ...], max_length: int | None, template: str | None
+) -> None:
+    """Change the aliases, the length or the template of a base in the catalogue."""
+    entry = await catalogue.get(call, name)
+    if strange := sorted(set(removed) - set(entry.aliases)):
+        raise InvalidInput(f"{name} has no alias {', '.join(strange)}; it has {', '.join(entry.aliases) or 'none'}.")
+    fields: dict[str, Any] = {"max_length": max_length, "chat_template": template}
+    if added or removed:
+        fields["aliases"] = [alias for alias in (*entry.aliases, *added) if alias not in removed]
+    given = {key: value for key, value in fields.items() if value is not None}
+    if not given:
+        raise click.UsageError("Say what to change: --add-alias, --remove-alias, --max-length or --chat-template.")
+    catalogue.show(call, await catalogue.update(call, entry, given))
+
+
+@verb(group, "delete")
+@click.argument("name")
+async def delete(call: Call, name: str) -> None:
+    """Delete a base that no model stands on, or an adapter or full weights that no endpoint points to. The bytes stay."""
+    found = await find(call, name)
+    if _is_base(found):
+        entry = next((entry for entry in await catalogue.entries(call) if entry.model == found.name), None)
+        if entry is None:
+            raise InvalidInput(f"{found.name} has no name in the catalogue any more; there is nothing to delete.")
+        request = catalogue_pb2.DeleteCatalogueEntryRequest(name=entry.name, etag=entry.etag)
+        await catalogue.service(call).DeleteCatalogueEntry(request)
+    else:
+        await client(call).DeleteModel(model_pb2.DeleteModelRequest(name=found.name))
+    show(call, found, {"deleted": "yes"})
+
+
+@verb(group, "create")
+@click.argument("manifest_key")
+@click.option("--suffix", default="", help="Part of the name ft:base:project:suffix:id.")
+async def create(call: Call, manifest_key: str, suffix: str) -> None:
+    """Register what a manifest in the object store describes: the result of a job that could not register it, say."""
+    request = model_pb2.CreateModelRequest(parent=call.parent, manifest_key=manifest_key, suffix=suffix)
+    show(call, await client(call).CreateModel(request, timeout_s=catalogue.REGISTER_TIMEOUT_S))
 
 
 @verb(group, "get")
@@ -85,8 +158,8 @@ async def serve(call: Call, model: str, timeout_s: float) -> None:
 async def download_(call: Call, model: str, folder: Path) -> None:
     """Download a model into a new FOLDER, verified by digest: an adapter as PEFT reads it, with its base's tokenizer."""
     found = await find(call, model)
-    base = await find(call, found.base) if found.base else None
-    store = choose.object_store(call.home.object_store)
+    base = await find(call, found.base) if found.kind == model_pb2.Model.KIND_ADAPTER else None
+    store = choose.object_store(call.home.object_store, call.environ)
     with call.err.status(f"downloading {found.public_id}"):
         files = await asyncio.to_thread(download, store, found, base, folder)
     show(call, found, {"folder": folder, "files": ", ".join(files)})
@@ -103,13 +176,23 @@ async def find(call: Call, given: str) -> model_pb2.Model:
     return found
 
 
-async def import_base(call: Call, folder: Path, entry_id: str, aliases: tuple[str, ...], max_length: int = 0) -> Any:
-    """Put a base's files into the object store, then name them in the catalogue. Raises: InvalidInput, AlreadyExists."""
-    manifest_key = await asyncio.to_thread(_put, call.home.object_store, folder, entry_id)
-    entry = catalogue_pb2.CatalogueEntry(manifest_key=manifest_key, aliases=aliases, max_length=max_length)
-    catalogue = call.client(catalogue_pb2_grpc.CatalogueServiceStub, "inference")
-    request = catalogue_pb2.CreateCatalogueEntryRequest(catalogue_entry_id=entry_id, catalogue_entry=entry)
-    return await catalogue.CreateCatalogueEntry(request, timeout_s=120)
+async def import_full(call: Call, source: imports.Source, base: str | None, suffix: str, max_length: int) -> model_pb2.Model:
+    """Put full weights into the object store with references for their proof, and register them; twice is once."""
+    origin = await find(call, base) if base else None
+    if origin is not None and not _is_base(origin):
+        raise InvalidInput(f"{base} is no base; --base names the one that these weights came from.", reason="NOT_A_BASE")
+    if not any(file.path == references.FILE for file in source.files):
+        template = origin.chat_template if origin else ""
+        with call.err.status("the tokenizer's references"):
+            golden = await asyncio.to_thread(references.make_references, source.files, template)
+        if golden is not None:
+            made = SourceFile(references.FILE, len(golden), lambda: io.BytesIO(golden))
+            source = dataclasses.replace(source, files=[*source.files, made])
+    data = {"base": {"digest": origin.digest, "name": origin.name, "public_id": origin.public_id}} if origin else {}
+    manifest_key, _ = await imports.put_source(call, source, "full", data)
+    request = model_pb2.CreateModelRequest(parent=call.parent, manifest_key=manifest_key, suffix=suffix, max_length=max_length)
+    created: model_pb2.Model = await client(call).CreateModel(request, timeout_s=catalogue.REGISTER_TIMEOUT_S)
+    return created
 
 
 async def ensure_served(models: Client, name: str, timeout_s: float) -> model_pb2.EnsureServedResponse:
@@ -140,7 +223,8 @@ def show(call: Call, model: model_pb2.Model, more: dict[str, object] | None = No
             "name": model.name,
             "kind": short(model_pb2.Model.Kind.Name(model.kind)).lower(),
             "state": state_of(model),
-            "why": model.quarantine_reason,
+            "served": short(model_pb2.Model.Serving.Name(model.serving)).lower() if model.serving else "",
+            "why": model.quarantine_reason or model.serving_message,
             "base": model.base,
             "digest": model.digest,
             "size": size(model.size_bytes),
@@ -151,13 +235,9 @@ def show(call: Call, model: model_pb2.Model, more: dict[str, object] | None = No
     )
 
 
-def _put(object_store: str, folder: Path, entry_id: str) -> str:
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
-    missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
-    if missing:
-        raise InvalidInput(f"{folder} is not a model folder: {', '.join(missing)} missing.", reason="FOLDER_INCOMPLETE")
-    store = choose.object_store(object_store)
-    manifest: Manifest = put_folder(store, "bases", folder, "base", {"source": entry_id})
-    key = f"manifests/bases/{manifest.digest}.json"
-    store.commit(key, manifest.to_json())
-    return key
+def _is_base(model: model_pb2.Model) -> bool:
+    return model.name.startswith("models/")
+
+
+def _flag(option: str) -> str:
+    return {"entry_id": "name", "aliases": "alias", "template": "chat-template"}.get(option, option)

@@ -40,7 +40,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class Route:
-    """Who answers for a name. `project` is empty where every project may ask; `kind` is base, adapter or endpoint."""
+    """Who answers for a name. `project` is empty where every project may ask; `kind` is base, adapter, full or endpoint."""
 
     public_id: str
     project: str
@@ -167,7 +167,7 @@ class Routes:
         owner = model.name.split("/")[1] if model.name.startswith("projects/") else ""
         if owner not in ("", project):
             raise model_not_found(public_id)
-        kind = "adapter" if model.kind == pb.Model.KIND_ADAPTER else "base"
+        kind = pb.Model.Kind.Name(model.kind).removeprefix("KIND_").lower()
         return Route(public_id, owner, model.name, model.digest, kind, _time(model.create_time))
 
     def _routes(self) -> Iterable[Route]:

@@ -130,6 +130,13 @@ def refusal(status: int, body: bytes, served_name: str) -> AfinaError:
         return OverLimit(message)
     if status >= 500:
         return Unavailable(f"The model server failed: {message}", reason="MODEL_SERVER_FAILED")
+    if "provide a chat template" in message:  # vLLM's words, which tell the client to do what only the operator can
+        return InvalidInput(
+            "This model has no chat template: ask /v1/completions, or have its operator declare one "
+            "(afina models update NAME --chat-template FILE).",
+            reason="CHAT_TEMPLATE_MISSING",
+            metadata={"param": "model"},
+        )
     reason = "CONTEXT_LENGTH_EXCEEDED" if "maximum context length" in message else "INVALID_INPUT"
     param = _error_of(body).get("param")
     return InvalidInput(message, reason=reason, metadata={"param": param} if isinstance(param, str) and param else None)

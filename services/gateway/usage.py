@@ -38,7 +38,7 @@ class Usage:
         self._seconds.labels(label).observe(seconds)
 
     def generated(self, project: str, model_kind: str, usage: Any) -> None:
-        """Count the tokens of an answer that tells them; the kinds of models are base, adapter and endpoint."""
+        """Count the tokens of an answer that tells them; the kinds of models are base, adapter, full and endpoint."""
         if not isinstance(usage, dict):
             return
         for kind in ("prompt_tokens", "completion_tokens"):

@@ -16,6 +16,7 @@ from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration
+from services.inference.chat_template import write_template
 from services.inference.clients import GrpcEvaluations
 from services.inference.fleet import reconcile_placement, reconcile_server
 from services.inference.inference import Inference
@@ -37,7 +38,11 @@ class Settings:
     evaluator_address: str = setting("EVALUATOR_ADDRESS", "where evaluator answers", default="127.0.0.1:50053")
     accelerator: str = setting("AFINA_ACCELERATOR", "cpu or cuda: what model servers run on", default="cpu")
     kv_cache_gib: int = setting("KV_CACHE_GIB", "memory for a server's prompts and answers, on a CPU", default=1)
+    max_servers: int = setting("MAX_SERVERS", "model servers at once; 0 means 4 on a CPU and 1 on a GPU", default=0)
     lease_s: float = setting("LEASE_S", "seconds that a claim on a server lasts", default=60.0)
+
+
+MAX_SERVERS = {"cpu": 4, "cuda": 1}  # on a GPU the first server takes most of its memory
 
 
 def describe(settings: Settings, store: ObjectStore, server: Server, folder: Path) -> Workload:
@@ -56,6 +61,7 @@ def describe(settings: Settings, store: ObjectStore, server: Server, folder: Pat
             max_rank=server.max_rank,
             accelerator=settings.accelerator,
             kv_cache_gib=settings.kv_cache_gib,
+            chat_template=str(write_template(Path(settings.cache), server.chat_template)) if server.chat_template else "",
         )
     )
 
@@ -77,6 +83,7 @@ async def run(settings: Settings, program: Program) -> None:
             workload=functools.partial(describe, settings, store),
             connect=lambda url, api_key: VllmServer(url, api_key, session),
             routes=RouteTable(database),
+            max_servers=settings.max_servers or MAX_SERVERS[settings.accelerator],
         )
         server = GrpcServer(
             settings.address,

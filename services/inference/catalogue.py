@@ -13,6 +13,7 @@ from typing import Any
 from services.common.errors import Violation
 from services.common.ports.manifest import Manifest
 from services.inference.adapter_checks import is_unsafe
+from services.inference.chat_template import check_template
 
 KIND = "catalogueEntry"
 ALIAS_KIND = "alias"
@@ -22,6 +23,9 @@ DEFAULT_MAX_LENGTH = 2048
 MIN_MAX_LENGTH, MAX_MAX_LENGTH = 128, 131072
 MAX_ALIASES = 32
 TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model"})
+SHARD_INDEX = "model.safetensors.index.json"
+READ_FILES = frozenset({"config.json", "tokenizer_config.json", SHARD_INDEX})
+WEIGHT_KINDS = {"base": "a base", "full": "full weights"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,17 @@ class Entry:
     manifest_key: str
     max_length: int
     aliases: tuple[str, ...] = field(default_factory=tuple)
+    chat_template: str = ""
+
+    @property
+    def entry_id(self) -> str:
+        """The id that clients ask for."""
+        return self.name.removeprefix("catalogueEntries/")
+
+    @property
+    def public_ids(self) -> tuple[str, ...]:
+        """Every name that clients may ask for."""
+        return (self.entry_id, *self.aliases)
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -45,35 +60,49 @@ class Entry:
         return cls(**{**document, "aliases": tuple(document["aliases"])})
 
 
-def check_request(entry_id: str, aliases: tuple[str, ...], max_length: int, manifest_key: str) -> list[Violation]:
-    """Return what is wrong with a request before any file is read."""
+def check_entry(entry: Entry) -> list[Violation]:
+    """Return what is wrong with an entry before any file is read; a `max_length` of 0 stands for the default."""
     violations = []
-    if not ENTRY_ID.fullmatch(entry_id):
+    if not ENTRY_ID.fullmatch(entry.entry_id):
         rule = "letters, digits and . _ -, at most 64, beginning with a letter or digit"
-        violations.append(Violation("catalogue_entry_id", "MALFORMED", f"catalogue_entry_id {entry_id!r}: {rule}."))
-    for alias in aliases:
+        violations.append(Violation("catalogue_entry_id", "MALFORMED", f"catalogue_entry_id {entry.entry_id!r}: {rule}."))
+    for alias in entry.aliases:
         if not ENTRY_ID.fullmatch(alias):
             violations.append(Violation("catalogue_entry.aliases", "MALFORMED", f"The alias {alias!r} has to be like an id."))
-    if len(aliases) > MAX_ALIASES:
+    if len(entry.aliases) > MAX_ALIASES:
         violations.append(Violation("catalogue_entry.aliases", "TOO_MANY", f"At most {MAX_ALIASES} aliases."))
-    if max_length and not MIN_MAX_LENGTH <= max_length <= MAX_MAX_LENGTH:
-        bounds = f"{MIN_MAX_LENGTH} to {MAX_MAX_LENGTH}, or 0"
-        violations.append(
-            Violation("catalogue_entry.max_length", "OUT_OF_RANGE", f"max_length is {max_length}; choose {bounds}.")
-        )
-    if not manifest_key:
+    violations += check_max_length(entry.max_length, "catalogue_entry.max_length")
+    if not entry.manifest_key:
         violations.append(Violation("catalogue_entry.manifest_key", "REQUIRED", "Give manifest_key: where its manifest is."))
-    return violations
+    return violations + check_template(entry.chat_template)
+
+
+def check_max_length(max_length: int, field_name: str = "max_length") -> list[Violation]:
+    """Return what is wrong with a length that somebody asked for; 0 stands for the default."""
+    if not max_length or MIN_MAX_LENGTH <= max_length <= MAX_MAX_LENGTH:
+        return []
+    told = f"max_length is {max_length}; choose {MIN_MAX_LENGTH} to {MAX_MAX_LENGTH}, or 0."
+    return [Violation(field_name, "OUT_OF_RANGE", told)]
+
+
+def check_template_is_needed(entry: Entry, has_own: bool) -> list[Violation]:
+    """Return what is wrong with declaring a template for a base that brings its own."""
+    if not entry.chat_template or not has_own:
+        return []
+    told = "This base brings a chat template of its own, which is what it was trained with; leave chat_template out."
+    return [Violation("catalogue_entry.chat_template", "CHAT_TEMPLATE_PRESENT", told)]
 
 
 def check_base(manifest: Manifest, texts: Mapping[str, bytes], max_length: int) -> list[Violation]:
-    """Return everything that keeps a folder from being served as a base. `texts` holds its JSON files by path."""
+    """Return everything that keeps whole weights from being served. `texts` holds READ_FILES by path."""
     paths = [file.path for file in manifest.files]
     violations = [Violation(path, "UNSAFE_FILE", f"{path} could run code; leave it out.") for path in paths if is_unsafe(path)]
-    if manifest.kind != "base":
-        violations.append(Violation("manifest_key", "WRONG_KIND", f"The manifest is of kind {manifest.kind}, not base."))
+    if manifest.kind not in WEIGHT_KINDS:
+        told = f"The manifest is of kind {manifest.kind}, not {' or '.join(WEIGHT_KINDS)}."
+        violations.append(Violation("manifest_key", "WRONG_KIND", told))
     if not any(path.endswith(".safetensors") and "/" not in path for path in paths):
         violations.append(Violation("model.safetensors", "NO_SAFETENSORS", "The weights have to be safetensors; convert them."))
+    violations += _check_shards(paths, texts)
     if not TOKENIZER_FILES & set(paths):
         violations.append(Violation("tokenizer.json", "TOKENIZER_MISSING", "There is no tokenizer.json or tokenizer.model."))
     for path in ("config.json", "tokenizer_config.json"):
@@ -89,6 +118,17 @@ def check_base(manifest: Manifest, texts: Mapping[str, bytes], max_length: int) 
     if isinstance(limit, int) and max_length > limit:
         violations.append(Violation("max_length", "OUT_OF_RANGE", f"max_length is {max_length}; this base reads {limit} tokens."))
     return violations
+
+
+def _check_shards(paths: list[str], texts: Mapping[str, bytes]) -> list[Violation]:
+    """Return what the index of weights in several files names and the folder lacks."""
+    if SHARD_INDEX not in texts:
+        return []
+    shards = (json_object(texts[SHARD_INDEX]) or {}).get("weight_map")
+    if not isinstance(shards, dict):
+        return [Violation(SHARD_INDEX, "CONFIG_INVALID", f"{SHARD_INDEX} has no weight_map; copy it again.")]
+    missing = sorted({str(shard) for shard in shards.values()} - set(paths))
+    return [Violation(shard, "SHARD_MISSING", f"{shard} is missing, which {SHARD_INDEX} names.") for shard in missing]
 
 
 def default_max_length(texts: Mapping[str, bytes]) -> int:

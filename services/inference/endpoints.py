@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, WrongState
 from services.common.names import parse, project_of
 from services.common.ports.database import Record
-from services.inference import catalogue, endpoint, gate, model
+from services.inference import endpoint, gate, model
 from services.inference.clients import Evidence
 from services.inference.endpoint import Endpoint
 from services.inference.gate import Comparison, Gate
 from services.inference.inference import Inference
 from services.inference.model import Model
-from services.inference.use_cases import ensure_served
+from services.inference.public_ids import holder_of
+from services.inference.serving import ensure_served
 
 EVALUATION_NAME = "projects/{project}/evaluations/{evaluation}"
 
@@ -28,8 +29,9 @@ async def create_endpoint(inference: Inference, parent: str, endpoint_id: str, g
     if violations := endpoint.check(project, endpoint_id, rule):
         told = " ".join(violation.description for violation in violations)
         raise InvalidInput(f"The endpoint can't be created: {told}", violations=violations)
-    if await _is_base(inference, endpoint_id):
-        raise AlreadyExists(f"{endpoint_id} is the name of a base; choose another.", metadata={"id": endpoint_id})
+    if (holder := await holder_of(inference, endpoint_id)) is not None:
+        told = f"{endpoint_id} is a name of {holder.name}; choose another."
+        raise AlreadyExists(told, metadata={"id": endpoint_id, "holder": holder.name})
     name = f"{parent}/endpoints/{endpoint_id}"
     return await inference.database.create(endpoint.KIND, name, Endpoint(name, rule).to_document())
 
@@ -58,7 +60,7 @@ async def promote(inference: Inference, name: str, candidate_name: str, evaluati
     project = project_of(name)
     if project_of(candidate_name) != project or parse(EVALUATION_NAME, evaluation)["project"] != project:
         raise InvalidInput(f"Model and evaluation have to be of project {project}.", reason="WRONG_PROJECT")
-    parse(model.ADAPTER_NAME, candidate_name)
+    parse(model.OWN_NAME, candidate_name)
     candidate = Model.from_document((await inference.database.get(model.KIND, candidate_name)).document)
     candidate.require_active()
     if current.model == candidate.name and current.digest == candidate.digest:
@@ -89,7 +91,10 @@ async def _checked(inference: Inference, current: Endpoint, candidate: Model, ev
         raise _refusal("EVALUATION_UNFINISHED", f"{evidence.name} is {evidence.state}; only a finished one counts.")
     if current.gate.suite and evidence.suite != current.gate.suite:
         raise _refusal("WRONG_SUITE", f"The gate of {current.name} takes {current.gate.suite} alone, not {evidence.suite}.")
-    champion = current.model or candidate.base_name
+    champion = current.model or candidate.base
+    if not champion:
+        told = f"{candidate.name} names no base to be compared with; register it with its base, or promote another model first."
+        raise _refusal("CHAMPION_MISSING", told)
     pairs = [c for c in evidence.comparisons if c.candidate == candidate.name and c.champion == champion]
     if not pairs:
         told = f"{evidence.name} does not compare {candidate.name} with {champion}; evaluate these two."
@@ -112,14 +117,6 @@ async def _digest(inference: Inference, name: str) -> str:
         return str((await inference.database.get(model.KIND, name)).document["digest"])
     except NotFound:
         return ""
-
-
-async def _is_base(inference: Inference, public_id: str) -> bool:
-    try:
-        await inference.database.get(catalogue.ALIAS_KIND, f"aliases/{public_id}")
-    except NotFound:
-        return False
-    return True
 
 
 def _refusal(reason: str, message: str) -> WrongState:

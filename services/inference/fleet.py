@@ -1,6 +1,7 @@
 """How servers and placements move: what the reconcile loops do in each state.
 
     server:     STARTING → ACTIVE → (it crashed, or does not answer) FAILED → STARTING, one generation on
+                anywhere → (another needs its place, or its weights were deleted) STOPPING → STOPPED → (asked) STARTING
     placement:  LOADING → PROVEN | REFUSED, and LOADING again for each generation of its server
 
 A server is ACTIVE once it is up and knows its base by digest. A placement is PROVEN once the golden chats came out right;
@@ -8,6 +9,7 @@ it is REFUSED, and its model quarantined, when they did not, or when an engine t
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import secrets
@@ -17,18 +19,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.common.errors import ArtifactNotFound, Conflict, InvalidInput, NotFound
-from services.common.ports.database import Database, Document, Record
+from services.common.errors import ArtifactNotFound, InvalidInput, NotFound, Unavailable
+from services.common.ports.database import Document, Record
 from services.common.ports.launcher import WorkloadState
 from services.common.ports.manifest import Manifest, fetch_folder
 from services.common.ports.model_server import GoldenChat
+from services.common.ports.object_store import ObjectStore
 from services.common.reconcile import Change
 from services.common.telemetry import log
 from services.inference import model
+from services.inference.artifacts import GOLDEN_FILE
 from services.inference.inference import Inference
 from services.inference.model import Model
 from services.inference.proof import Proof, parse_golden, prove
-from services.inference.routes import every
+from services.inference.records import change, every
+from services.inference.room import make_room
 from services.inference.servers import (
     HOST,
     MAX_MISSES,
@@ -42,6 +47,8 @@ from services.inference.servers import (
 
 LOOK_AGAIN_S = 0.5
 HEALTH_INTERVAL_S = 2.0
+LEAVE_AFTER_S = 3.0  # by then every gateway has the table without it
+DRAIN_LIMIT_S = 120.0
 LAST_WORDS_BYTES = 600
 _logger = logging.getLogger("afina.inference")
 
@@ -49,8 +56,9 @@ _logger = logging.getLogger("afina.inference")
 async def reconcile_server(inference: Inference, record: Record) -> Change:
     """Look at a server and move it by at most one state."""
     server = Server.from_document(record.document)
-    moved, due_in_s = await {"STARTING": _start, "ACTIVE": _watch, "FAILED": _restart}[server.state](inference, server)
-    if moved.state != server.state:
+    step = {"STARTING": _start, "ACTIVE": _watch, "FAILED": _restart, "STOPPING": _stop, "STOPPED": _rest}[server.state]
+    moved, due_in_s = await step(inference, server)
+    if (moved.state, moved.message) != (server.state, server.message):
         log(_logger, logging.INFO, "server", name=server.name, generation=moved.generation, state=moved.state, why=moved.message)
         inference.routes.touch()
     return Change(moved.to_document(), due_in_s)
@@ -60,8 +68,8 @@ async def reconcile_placement(inference: Inference, record: Record) -> Change:
     """Look at a placement: load it, prove it, or wait for its server."""
     placement = Placement.from_document(record.document)
     server = Server.from_document((await inference.database.get(SERVER_KIND, placement.server)).document)
-    if server.state != "ACTIVE":
-        return Change(placement.to_document(), LOOK_AGAIN_S)
+    if server.state != "ACTIVE":  # one that has stopped has its placements proven again when it is asked for
+        return Change(placement.to_document(), None if server.state == "STOPPED" else LOOK_AGAIN_S)
     if placement.generation != server.generation:
         placement = placement.load(server.generation)
     key = ("prove", placement.name, placement.generation)
@@ -84,18 +92,9 @@ async def reconcile_placement(inference: Inference, record: Record) -> Change:
     return Change(replace(placement, state="PROVEN").to_document(), None)
 
 
-async def change(database: Database, kind: str, name: str, edit: Callable[[Document], Document], due: datetime | None) -> Record:
-    """Read, edit and write a record, again where somebody else wrote in between. Raises: NotFound, Conflict."""
-    for _ in range(20):
-        record = await database.get(kind, name)
-        try:
-            return await database.update(record, edit(record.document), due_time=due)
-        except Conflict:
-            continue
-    raise Conflict(f"{name} changes too often; repeat.", metadata={"name": name})
-
-
-async def _start(inference: Inference, server: Server) -> tuple[Server, float]:
+async def _start(inference: Inference, server: Server) -> tuple[Server, float | None]:
+    if not server.port and (awaited := await make_room(inference, server)):
+        return server.wait(awaited), LOOK_AGAIN_S
     try:
         folder = await inference.background.result(("fetch", server.digest), lambda: _fetch(inference, server.manifest_key))
     except (ArtifactNotFound, InvalidInput) as error:
@@ -123,18 +122,20 @@ async def _start(inference: Inference, server: Server) -> tuple[Server, float]:
     return server, LOOK_AGAIN_S
 
 
-async def _watch(inference: Inference, server: Server) -> tuple[Server, float]:
+async def _watch(inference: Inference, server: Server) -> tuple[Server, float | None]:
     seen = await inference.launcher.observe(server.key)
     if seen.has_ended:
         return server.fail(f"It crashed: {seen.message} {await _last_words(inference, server)}", inference.clock()), 0.0
-    is_up = await inference.connect(server.url, server.api_key).is_up()
-    looked = server.look(is_up, inference.clock())
+    connection = inference.connect(server.url, server.api_key)
+    looked = server.look(await connection.is_up(), inference.clock())
+    with contextlib.suppress(Unavailable):
+        looked = looked.note(await connection.activity(), inference.clock())
     if looked.misses >= MAX_MISSES:
         return looked.fail(f"It did not answer {looked.misses} times in a row.", inference.clock()), 0.0
     return looked, HEALTH_INTERVAL_S
 
 
-async def _restart(inference: Inference, server: Server) -> tuple[Server, float]:
+async def _restart(inference: Inference, server: Server) -> tuple[Server, float | None]:
     """Launch again only when nothing of the old generation runs: two would need twice the memory."""
     if not (await inference.launcher.observe(server.key)).has_ended:
         await inference.launcher.stop(server.key)
@@ -143,6 +144,25 @@ async def _restart(inference: Inference, server: Server) -> tuple[Server, float]
     if now < server.restart_time:
         return server, max(LOOK_AGAIN_S, (server.restart_time - now).total_seconds())
     return server.restart(now), 0.0
+
+
+async def _stop(inference: Inference, server: Server) -> tuple[Server, float | None]:
+    """Let a server end: once gateways have heard of it, and it has answered what it was asked."""
+    if (await inference.launcher.observe(server.key)).has_ended:
+        return server.rest(inference.clock()), None
+    age_s = server.state_age_s(inference.clock())
+    if age_s < LEAVE_AFTER_S:
+        return server, LEAVE_AFTER_S - age_s
+    if age_s < DRAIN_LIMIT_S:
+        with contextlib.suppress(Unavailable):
+            if (await inference.connect(server.url, server.api_key).activity()).running_count:
+                return server, LOOK_AGAIN_S
+    await inference.launcher.stop(server.key)
+    return server, LOOK_AGAIN_S
+
+
+async def _rest(inference: Inference, server: Server) -> tuple[Server, None]:
+    return server, None
 
 
 async def _rearm(inference: Inference, server: Server) -> None:
@@ -159,15 +179,18 @@ def _loading(server: Server, document: Document) -> Document:
 
 
 async def _load_and_prove(inference: Inference, server: Server, placement: Placement) -> Proof:
-    chats = await asyncio.to_thread(_golden, inference, placement)
+    chats = await asyncio.to_thread(_golden, inference.store, placement)
     connection = inference.connect(server.url, server.api_key)
     await connection.load(placement.digest)
     return await prove(connection, placement.digest, chats)
 
 
-def _golden(inference: Inference, placement: Placement) -> tuple[GoldenChat, ...]:
-    manifest = Manifest.from_json(inference.store.read(placement.manifest_key))
-    return parse_golden(inference.store.read(manifest.file("golden.json").key), placement.base_digest)
+def _golden(store: ObjectStore, placement: Placement) -> tuple[GoldenChat, ...]:
+    """Read a model's references; full weights, which name no base, may have none."""
+    manifest = Manifest.from_json(store.read(placement.manifest_key))
+    if not placement.base_digest and not any(file.path == GOLDEN_FILE for file in manifest.files):
+        return ()
+    return parse_golden(store.read(manifest.file(GOLDEN_FILE).key), placement.base_digest)
 
 
 async def _fetch(inference: Inference, manifest_key: str) -> Path:

@@ -21,7 +21,10 @@ def _now() -> datetime:
 
 @dataclass(frozen=True)
 class Inference:
-    """The ports, and how a server is described to the launcher (`workload`) and reached (`connect`: URL, API key)."""
+    """The ports, and how a server is described to the launcher (`workload`) and reached (`connect`: URL, API key).
+
+    `max_servers` bounds how many model servers run at once on this machine.
+    """
 
     database: Database
     store: ObjectStore
@@ -31,5 +34,6 @@ class Inference:
     workload: Callable[[Server, Path], Workload]
     connect: Callable[[str, str], ModelServer]
     routes: RouteTable
+    max_servers: int = 4
     background: Background = field(default_factory=Background)
     clock: Callable[[], datetime] = _now

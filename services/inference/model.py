@@ -10,22 +10,27 @@ from services.common.names import last
 
 KIND = "model"
 BASE_NAME = "models/{model}"
-ADAPTER_NAME = "projects/{project}/models/{model}"
+NO_BASE = "full"  # in a public id, in the place of a base that full weights do not name
+OWN_NAME = "projects/{project}/models/{model}"
 ID_DIGITS = 24
 SUFFIX = re.compile(r"[a-z0-9-]{0,64}")
 CHECKPOINT = re.compile(r"ckpt-step-[1-9][0-9]{0,9}")
 PROVENANCE_KEYS = (
     "job", "attempt", "base", "dataset", "recipe", "best_step", "steps", "trained_tokens", "phases", "peak_memory_bytes",
-    "environment",
+    "environment", "source",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model as it is stored. `base`, `base_digest` and `rank` are an adapter's; `max_length` is a base's, in tokens."""
+    """A model as it is stored.
+
+    `rank` is an adapter's; `max_length`, in tokens, and `has_chat_template` (its own files bring one) are whole weights'.
+    `base` and `base_digest` are what an adapter stands on, or what full weights came from, where that is known.
+    """
 
     name: str
-    kind: str  # "BASE" | "ADAPTER"
+    kind: str  # "BASE" | "ADAPTER" | "FULL"
     digest: str
     public_id: str
     manifest_key: str
@@ -35,19 +40,20 @@ class Model:
     base_digest: str = ""
     max_length: int = 0
     rank: int = 0
+    has_chat_template: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
     quarantine_reason: str = ""
     proof: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def base_name(self) -> str:
-        """The base that its server has to serve: itself, or what it stands on."""
-        return self.base or self.name
+    def served_digest(self) -> str:
+        """The whole weights that its server is started with: an adapter's base, or itself."""
+        return self.base_digest if self.kind == "ADAPTER" else self.digest
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether its proof could tell it from its base; a base needs no telling."""
-        return self.kind == "BASE" or bool(self.proof.get("is_distinguishable"))
+        """Whether its proof could tell it from what else its server serves; whole weights are alone there."""
+        return self.kind != "ADAPTER" or bool(self.proof.get("is_distinguishable"))
 
     def quarantine(self, reason: str) -> "Model":
         """Return it as one that is not served any more."""
@@ -77,8 +83,8 @@ def base_name(digest: str) -> str:
     return f"models/{digest[:ID_DIGITS]}"
 
 
-def adapter_name(project: str, digest: str) -> str:
-    """The name of the adapter with that digest in a project: registering it twice makes one model."""
+def own_name(project: str, digest: str) -> str:
+    """The name of the adapter, or of the full weights, with that digest in a project: registering twice makes one model."""
     return f"projects/{project}/models/{digest[:ID_DIGITS]}"
 
 

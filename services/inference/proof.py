@@ -3,6 +3,9 @@
 A server that loads an adapter without complaint may still answer as the base. So the trainer leaves golden chats beside
 the weights: the token ids that it saw (template parity) and the log-probabilities, of the adapter and of the base, for a
 few next tokens. The rule looks at means alone: single differences reach 0.8 in bfloat16 for the right adapter.
+
+Full weights have a server of their own, so there is no other model to be taken for them: their references may hold token
+ids alone, or be missing, and the proof then says how little was shown.
 """
 
 import asyncio
@@ -58,6 +61,7 @@ class Proof:
         numbers = {name: getattr(self, name) for name in ("mean_difference", "base_difference", "reference_gap")}
         return {
             **{name: round(value, 6) if math.isfinite(value) else None for name, value in numbers.items()},
+            "message": self.message,
             "token_count": self.token_count,
             "golden_count": self.golden_count,
             "is_distinguishable": self.is_distinguishable,
@@ -65,12 +69,18 @@ class Proof:
 
 
 def parse_golden(document: bytes, base_digest: str) -> tuple[GoldenChat, ...]:
-    """Read golden.json. Raises: InvalidInput (malformed, of another base, without a probe, numbers that are not finite)."""
+    """Read golden.json; of full weights, which stand on no base, where `base_digest` is empty.
+
+    Raises: InvalidInput (malformed, numbers that are not finite; an adapter's of another base, or without a probe).
+    """
+    is_adapter = bool(base_digest)
     try:
         raw = json.loads(document)
-        told, chats = raw["base_digest"], tuple(_chat(chat) for chat in raw["chats"])
+        told, chats = raw.get("base_digest", ""), tuple(_chat(chat, is_adapter) for chat in raw["chats"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(f"golden.json can't be read: {error!r}.", reason="GOLDEN_INVALID") from error
+    if not is_adapter:
+        return chats
     if told != base_digest:
         raise InvalidInput(f"golden.json was made on base {told}, not on {base_digest}.", reason="WRONG_BASE")
     if not any(chat.probes for chat in chats):
@@ -85,11 +95,13 @@ def decide(chats: Sequence[GoldenChat], measured: Sequence[Measured]) -> Proof:
     gaps: list[float] = []
     for chat, said in zip(chats, measured, strict=True):
         for probe, logprobs in zip(chat.probes, said.logprobs, strict=True):
-            for value, adapter, base in zip(logprobs, probe.adapter_logprobs, probe.base_logprobs, strict=True):
-                own.append(abs(value - adapter))
-                other.append(abs(value - base))
-                gaps.append(abs(adapter - base))
+            own += (abs(value - adapter) for value, adapter in zip(logprobs, probe.adapter_logprobs, strict=True))
+            if probe.base_logprobs:
+                other += (abs(value - base) for value, base in zip(logprobs, probe.base_logprobs, strict=True))
+                gaps += (abs(a - base) for a, base in zip(probe.adapter_logprobs, probe.base_logprobs, strict=True))
     strays = [i for i, (chat, said) in enumerate(zip(chats, measured, strict=True)) if chat.prompt_token_ids != said.token_ids]
+    if not strays and not any(chat.probes for chat in chats):
+        return Proof("", _little(len(chats)), len(chats), 0, math.nan, math.nan, math.nan)
     reason, message = _verdict(_mean(own), _mean(other), _mean(gaps), strays, len(own))
     return Proof(reason, message, len(chats), len(own), _mean(own), _mean(other), _mean(gaps))
 
@@ -119,27 +131,36 @@ def _verdict(own: float, other: float, gap: float, strays: list[int], token_coun
         return "LOGPROBS_DIFFER", f"Mean difference to the trainer's references is {own:.3f}; {MAX_MEAN_DIFFERENCE} is the limit."
     if gap >= MIN_REFERENCE_GAP and own >= other:
         return "ANSWERS_AS_BASE", f"The server is nearer to the base ({other:.3f}) than to the adapter ({own:.3f})."
-    return "", f"{token_count} log-probabilities differ by {own:.3f} on average, from the base's by {other:.3f}."
+    beside = f", from the base's by {other:.3f}" if math.isfinite(other) else ""
+    return "", f"{token_count} log-probabilities differ by {own:.3f} on average{beside}."
+
+
+def _little(golden_count: int) -> str:
+    if not golden_count:
+        return "The server answers under these weights' digest; there were no references to hold its answers against."
+    return f"{golden_count} chats get the references' token ids; there were no log-probabilities to hold the answers against."
 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def _chat(raw: Mapping[str, Any]) -> GoldenChat:
-    return GoldenChat(tuple(raw["messages"]), tuple(int(i) for i in raw["prompt_token_ids"]), tuple(map(_probe, raw["probes"])))
+def _chat(raw: Mapping[str, Any], is_adapter: bool) -> GoldenChat:
+    probes = tuple(_probe(probe, is_adapter) for probe in raw["probes"])
+    return GoldenChat(tuple(raw["messages"]), tuple(int(i) for i in raw["prompt_token_ids"]), probes)
 
 
-def _probe(raw: Mapping[str, Any]) -> Probe:
+def _probe(raw: Mapping[str, Any], is_adapter: bool) -> Probe:
     probe = Probe(
         tuple(int(i) for i in raw["prefix_token_ids"]),
         tuple(int(i) for i in raw["token_ids"]),
         tuple(float(x) for x in raw["adapter_logprobs"]),
-        tuple(float(x) for x in raw["base_logprobs"]),
+        tuple(float(x) for x in raw["base_logprobs"]) if is_adapter else (),
     )
     count = len(probe.token_ids)
-    if not 1 <= count <= MAX_CANDIDATES or len(probe.adapter_logprobs) != count or len(probe.base_logprobs) != count:
-        raise ValueError("a probe has to have 1 to 16 tokens, each with two log-probabilities")
-    if not probe.prefix_token_ids or not all(math.isfinite(x) for x in probe.adapter_logprobs + probe.base_logprobs):
+    told = {len(probe.adapter_logprobs), len(probe.base_logprobs) if is_adapter else count}
+    if not 1 <= count <= MAX_CANDIDATES or told != {count}:
+        raise ValueError("a probe has to have 1 to 16 tokens, each with its log-probabilities")
+    if not probe.prefix_token_ids or not all(map(math.isfinite, probe.adapter_logprobs + probe.base_logprobs)):
         raise ValueError("a probe has to have a prefix and finite log-probabilities")
     return probe

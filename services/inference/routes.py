@@ -6,20 +6,20 @@ to the watchers when it differs. Only replicas of the present generation of an a
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from services.common.errors import Unavailable
 from services.common.names import project_of
-from services.common.ports.database import Database, Record
+from services.common.ports.database import Database
 from services.inference import catalogue, endpoint, model
 from services.inference.catalogue import Entry
 from services.inference.endpoint import Endpoint
 from services.inference.model import Model
+from services.inference.records import every
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Placement, Server
 
-PAGE = 1000
 LOOK_S = 1.0  # for what a twin changes; what this program changes is told at once
 
 
@@ -110,11 +110,11 @@ async def build(database: Database) -> tuple[Route, ...]:
 
     for record in await every(database, catalogue.KIND):
         entry = Entry.from_document(record.document)
-        for public_id in (entry.name.rpartition("/")[2], *entry.aliases):
+        for public_id in entry.public_ids:
             add(public_id, "", "base", entry.model, record.create_time)
     for known, create_time in models.values():
-        if known.kind == "ADAPTER" and known.state == "ACTIVE":
-            add(known.public_id, project_of(known.name), "adapter", known.name, create_time)
+        if known.kind != "BASE" and known.state == "ACTIVE":
+            add(known.public_id, project_of(known.name), known.kind.lower(), known.name, create_time)
     for record in await every(database, endpoint.KIND):
         pointing = Endpoint.from_document(record.document)
         add(pointing.name.rpartition("/")[2], project_of(pointing.name), "endpoint", pointing.model, record.create_time)
@@ -138,15 +138,3 @@ async def _replicas(database: Database) -> dict[str, list[Replica]]:
 async def replicas_of(database: Database, name: str) -> tuple[Replica, ...]:
     """Return where a model is proven now."""
     return tuple((await _replicas(database)).get(name, ()))
-
-
-async def every(database: Database, kind: str, parent: str = "") -> Sequence[Record]:
-    """Return all records of a kind under a parent, oldest first, however many there are."""
-    records: list[Record] = []
-    after: int | None = None
-    while True:
-        page = await database.list(kind, parent, after=after, limit=PAGE, newest_first=False)
-        records += page
-        if len(page) < PAGE:
-            return records
-        after = page[-1].sequence

@@ -8,7 +8,7 @@ from google.protobuf import empty_pb2
 
 from services.common.ports.database import Record
 from services.common.transport import wire
-from services.inference import endpoints, use_cases
+from services.inference import endpoints, entries, serving, use_cases
 from services.inference.catalogue import Entry
 from services.inference.endpoint import Endpoint
 from services.inference.gate import Gate
@@ -29,12 +29,13 @@ class ModelRpc(model_pb2_grpc.ModelServiceServicer):
 
     async def CreateModel(self, request: model_pb2.CreateModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
         """See the proto."""
-        record = await use_cases.create_model(self._inference, request.parent, request.manifest_key, request.suffix, request.step)
-        return _model(record)
+        asked = (request.parent, request.manifest_key, request.suffix, request.step, request.max_length)
+        return _model(await use_cases.create_model(self._inference, *asked))
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
         """See the proto."""
-        return _model(await use_cases.get_model(self._inference, request.name, request.parent))
+        record = await use_cases.get_model(self._inference, request.name, request.parent)
+        return _model(record, await serving.status(self._inference, Model.from_document(record.document)))
 
     async def ListModels(
         self, request: model_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
@@ -54,8 +55,9 @@ class ModelRpc(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.EnsureServedRequest, context: grpc.aio.ServicerContext
     ) -> model_pb2.EnsureServedResponse:
         """See the proto."""
-        record, replicas = await use_cases.ensure_served(self._inference, request.name, _wait_s(context))
-        return model_pb2.EnsureServedResponse(model=_model(record), replicas=[_replica(replica) for replica in replicas])
+        record, replicas = await serving.ensure_served(self._inference, request.name, _wait_s(context))
+        status = await serving.status(self._inference, Model.from_document(record.document))
+        return model_pb2.EnsureServedResponse(model=_model(record, status), replicas=[_replica(replica) for replica in replicas])
 
     async def WatchRoutes(
         self, request: model_pb2.WatchRoutesRequest, context: grpc.aio.ServicerContext
@@ -75,27 +77,38 @@ class CatalogueRpc(catalogue_pb2_grpc.CatalogueServiceServicer):
         self, request: catalogue_pb2.CreateCatalogueEntryRequest, context: grpc.aio.ServicerContext
     ) -> catalogue_pb2.CatalogueEntry:
         """See the proto."""
-        given = request.catalogue_entry
-        record = await use_cases.create_entry(
-            self._inference, request.catalogue_entry_id, given.manifest_key, given.aliases, given.max_length
-        )
-        return _entry(record)
+        given = _asked(request.catalogue_entry, f"catalogueEntries/{request.catalogue_entry_id}")
+        return _entry(await entries.create_entry(self._inference, given))
 
     async def GetCatalogueEntry(
         self, request: catalogue_pb2.GetCatalogueEntryRequest, context: grpc.aio.ServicerContext
     ) -> catalogue_pb2.CatalogueEntry:
         """See the proto."""
-        return _entry(await use_cases.get_entry(self._inference, request.name))
+        return _entry(await entries.get_entry(self._inference, request.name))
 
     async def ListCatalogueEntries(
         self, request: catalogue_pb2.ListCatalogueEntriesRequest, context: grpc.aio.ServicerContext
     ) -> catalogue_pb2.ListCatalogueEntriesResponse:
         """See the proto."""
         after, limit = wire.page_of(request.page_size, request.page_token)
-        records = await use_cases.list_entries(self._inference, after, limit)
-        entries = [_entry(record) for record in records]
+        records = await entries.list_entries(self._inference, after, limit)
+        found = [_entry(record) for record in records]
         token = wire.next_page_token(records, limit)
-        return catalogue_pb2.ListCatalogueEntriesResponse(catalogue_entries=entries, next_page_token=token)
+        return catalogue_pb2.ListCatalogueEntriesResponse(catalogue_entries=found, next_page_token=token)
+
+    async def UpdateCatalogueEntry(
+        self, request: catalogue_pb2.UpdateCatalogueEntryRequest, context: grpc.aio.ServicerContext
+    ) -> catalogue_pb2.CatalogueEntry:
+        """See the proto."""
+        given, fields = request.catalogue_entry, frozenset(request.update_mask.paths)
+        return _entry(await entries.update_entry(self._inference, _asked(given, given.name), fields, given.etag))
+
+    async def DeleteCatalogueEntry(
+        self, request: catalogue_pb2.DeleteCatalogueEntryRequest, context: grpc.aio.ServicerContext
+    ) -> empty_pb2.Empty:
+        """See the proto."""
+        await entries.delete_entry(self._inference, request.name, request.etag)
+        return empty_pb2.Empty()
 
 
 class EndpointRpc(endpoint_pb2_grpc.EndpointServiceServicer):
@@ -142,7 +155,11 @@ def _wait_s(context: grpc.aio.ServicerContext) -> float:
     return DEFAULT_WAIT_S if left_s is None else max(0.0, min(left_s, MAX_WAIT_S) - MARGIN_S)
 
 
-def _model(record: Record) -> model_pb2.Model:
+def _asked(given: catalogue_pb2.CatalogueEntry, name: str) -> Entry:
+    return Entry(name, "", "", given.manifest_key, given.max_length, tuple(given.aliases), given.chat_template)
+
+
+def _model(record: Record, status: serving.Status | None = None) -> model_pb2.Model:
     found = Model.from_document(record.document)
     return model_pb2.Model(
         name=found.name,
@@ -157,6 +174,9 @@ def _model(record: Record) -> model_pb2.Model:
         quarantine_reason=found.quarantine_reason,
         proof=wire.struct(found.proof),
         create_time=wire.timestamp(record.create_time),
+        serving=model_pb2.Model.Serving.Value(f"SERVING_{status.serving}") if status else None,
+        serving_message=status.message if status else "",
+        chat_template=status.chat_template if status else "",
     )
 
 
@@ -186,6 +206,8 @@ def _entry(record: Record) -> catalogue_pb2.CatalogueEntry:
         aliases=entry.aliases,
         max_length=entry.max_length,
         create_time=wire.timestamp(record.create_time),
+        chat_template=entry.chat_template,
+        etag=str(record.version),
     )
 
 

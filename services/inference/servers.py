@@ -1,8 +1,8 @@
 """Servers and placements: their fields and legal moves.
 
-One server serves one base. Its generation counts launches, and what was proven holds for one generation only: a server
-that was launched again has proven nothing. A placement is one adapter on one server; it stays when the server goes, so
-that the next generation gets it back.
+One server serves whole weights, a base's or a full model's. Its generation counts launches, and what was proven holds for
+one generation only: a server that was launched again has proven nothing. A placement is one adapter on its base's server, or
+full weights on their own; it stays when the server goes, so that the next generation gets it back.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.common.names import last
+from services.common.ports.model_server import Activity
+from services.inference.model import ID_DIGITS
 
 SERVER_KIND = "server"
 PLACEMENT_KIND = "placement"
@@ -23,11 +25,17 @@ MAX_REFUSALS = 3
 # The ranks that vLLM can be started for. Every slot is computed at its server's highest, so a server starts low and grows:
 # on a CPU, 64 halves the throughput of rank 16, the base's too.
 ENGINE_RANKS = (16, 32, 64, 128, 256)
+IDLE_AFTER_S = 60.0  # since it last answered; only then may another have its place
 
 
 @dataclass(frozen=True)
 class Server:
-    """A model server as it is stored. `since` is when its state began, ISO 8601 UTC; `port` is 0 before one is chosen."""
+    """A model server as it is stored.
+
+    `base` is models/{id} of its weights' digest, whatever they are; `max_rank` is 0 for one that takes no adapters;
+    `chat_template` is what the catalogue declares. `since` is when its state began, `used_time` when it was last seen to
+    answer, both ISO 8601 UTC; `answered_count` counts answers of this generation; `port` is 0 before one is chosen.
+    """
 
     name: str
     base: str
@@ -43,6 +51,14 @@ class Server:
     failures: int = 0
     misses: int = 0
     message: str = ""
+    chat_template: str = ""
+    used_time: str = ""
+    answered_count: int = 0
+
+    @property
+    def takes_memory(self) -> bool:
+        """Whether something of it runs, or is about to. A failed one has ended, and needs a place to start again."""
+        return self.state in ("ACTIVE", "STOPPING") or (self.state == "STARTING" and self.port != 0)
 
     @property
     def key(self) -> str:
@@ -73,22 +89,59 @@ class Server:
         has_recovered = self.state_age_s(now) >= HEALTHY_AFTER_S
         return replace(self, misses=0, failures=0 if has_recovered else self.failures)
 
+    def note(self, activity: Activity, now: datetime) -> "Server":
+        """Return it with what it was seen to do since the last look."""
+        if not activity.running_count and activity.answered_count == self.answered_count:
+            return self
+        return replace(self, used_time=now.isoformat(), answered_count=activity.answered_count)
+
+    def idle_s(self, now: datetime) -> float:
+        """How long nobody has asked it, since it became active at most."""
+        last_used = max(self.since, self.used_time)  # both are UTC in the same form
+        return (now - datetime.fromisoformat(last_used)).total_seconds() if last_used else 0.0
+
+    def wait(self, message: str) -> "Server":
+        """Return it as one that says what it waits for."""
+        return replace(self, message=message)
+
+    def retire(self, message: str, now: datetime) -> "Server":
+        """Return it as one that ends, for good until it is asked for; itself where it has ended or ends already."""
+        if self.state in ("STOPPING", "STOPPED"):
+            return self
+        return replace(self, state="STOPPING", since=now.isoformat(), message=message)
+
+    def rest(self, now: datetime) -> "Server":
+        """Return it as one of which nothing runs; it keeps the reason."""
+        return replace(self, state="STOPPED", since=now.isoformat(), failures=0)
+
     def fail(self, message: str, now: datetime) -> "Server":
         """Return it as one that has to be launched again."""
         return replace(self, state="FAILED", since=now.isoformat(), failures=self.failures + 1, message=message)
 
     def restart(self, now: datetime) -> "Server":
         """Return the next generation, which has proven nothing yet."""
-        again = {"generation": self.generation + 1, "port": 0, "api_key": "", "misses": 0}
+        again = {"generation": self.generation + 1, "port": 0, "api_key": "", "misses": 0, "answered_count": 0, "used_time": ""}
         return replace(self, state="STARTING", since=now.isoformat(), **again)  # type: ignore[arg-type]
 
     def grow(self, rank: int, now: datetime) -> "Server":
-        """Return it as one that is launched again to take adapters of a higher rank; itself where it takes them already."""
+        """Return it as one that takes adapters of a higher rank; itself where it takes them already."""
         if rank <= self.max_rank:
             return self
         fitting = next(size for size in ENGINE_RANKS if size >= rank)
-        message = f"It is launched again for adapters of rank {rank}."
-        return replace(self, max_rank=fitting, state="FAILED", since=now.isoformat(), failures=0, message=message)
+        return replace(self, max_rank=fitting)._relaunch(f"It is launched again for adapters of rank {rank}.", now)
+
+    def fit(self, max_length: int, chat_template: str, now: datetime) -> "Server":
+        """Return it as one with this longest length and template; itself where it has them already."""
+        if (self.max_length, self.chat_template) == (max_length, chat_template):
+            return self
+        changed = replace(self, max_length=max_length, chat_template=chat_template)
+        return changed._relaunch("It is launched again for its catalogue entry, which was changed.", now)
+
+    def _relaunch(self, message: str, now: datetime) -> "Server":
+        """Return it as one to be launched again, where it was launched."""
+        if self.state in ("STOPPING", "STOPPED") or not self.port:
+            return self
+        return replace(self, state="FAILED", since=now.isoformat(), failures=0, message=message)
 
     @property
     def restart_time(self) -> datetime:
@@ -108,7 +161,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Placement:
-    """One adapter on one server. `generation` is the server's for which the state holds."""
+    """One model on one server. `base_digest` is an adapter's; `generation` is the server's for which the state holds."""
 
     name: str
     server: str
@@ -134,9 +187,9 @@ class Placement:
         return cls(**document)
 
 
-def server_name(base: str) -> str:
-    """The server of a base; there is one."""
-    return f"servers/{last(base)}"
+def server_name(digest: str) -> str:
+    """The server of whole weights; there is one, whoever asks for them under whichever name."""
+    return f"servers/{digest[:ID_DIGITS]}"
 
 
 def placement_name(server: str, model: str) -> str:

@@ -32,6 +32,7 @@ from afina.v1 import (
 from aiohttp import web
 from google.protobuf import timestamp_pb2
 
+from services.cli import demo
 from services.common.backends.database.sql import SqlDatabase
 from services.common.backends.launcher.shim import start_time, write_json
 from services.common.backends.object_store.local import LocalObjectStore
@@ -254,7 +255,12 @@ class Catalogue(catalogue_pb2_grpc.CatalogueServiceServicer):
         return entry
 
     async def GetCatalogueEntry(self, request: Any, context: Any) -> Any:
+        if request.name != f"catalogueEntries/{demo.BASE}":
+            raise NotFound(f"The catalogue has no {request.name}.")
         return catalogue_pb2.CatalogueEntry(name=request.name)
+
+    async def ListCatalogueEntries(self, request: Any, context: Any) -> Any:
+        return catalogue_pb2.ListCatalogueEntriesResponse()
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Which backend a URL names. The only place that knows them all."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,7 +11,7 @@ from services.common.ports.launcher import Launcher
 from services.common.ports.object_store import ObjectStore
 
 
-def object_store(url: str) -> ObjectStore:
+def object_store(url: str, environ: Mapping[str, str] | None = None) -> ObjectStore:
     """Open `file:///folder` or `s3://bucket/prefix`; endpoint and credentials are in the environment. Raises: InvalidInput."""
     scheme, path = _split(url)
     if scheme == "file":
@@ -20,7 +21,7 @@ def object_store(url: str) -> ObjectStore:
     if scheme == "s3":
         from services.common.backends.object_store.s3 import S3ObjectStore
 
-        return S3ObjectStore(url, os.environ)
+        return S3ObjectStore(url, os.environ if environ is None else environ)
     raise InvalidInput(f"OBJECT_STORE={url} is not understood; use file:///folder or s3://bucket/prefix.", reason="URL_INVALID")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Probe:
-    """A prefix and the log-probabilities that the next token should have.
+    """A prefix and the log-probabilities that the next token should have: the model's, and for an adapter its base's.
 
     Shapes: prefix_token_ids [T]; token_ids, adapter_logprobs, base_logprobs [K], K <= 16. Units: nats.
     """
@@ -29,6 +29,14 @@ class GoldenChat:
     messages: tuple[dict[str, Any], ...]
     prompt_token_ids: tuple[int, ...]
     probes: tuple[Probe, ...]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Requests that a server has under way, waiting ones included, and how many it has answered since it started."""
+
+    running_count: int
+    answered_count: int
 
 
 class ModelServer(ABC):
@@ -52,6 +60,10 @@ class ModelServer(ABC):
     @abstractmethod
     async def loaded(self) -> list[str]:
         """The digests that the engine knows, the base's first."""
+
+    @abstractmethod
+    async def activity(self) -> Activity:
+        """What the engine has to do and has done."""
 
     @abstractmethod
     async def token_ids(self, digest: str, messages: Sequence[dict[str, Any]]) -> list[int]:

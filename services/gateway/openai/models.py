@@ -28,7 +28,7 @@ def router(table: Routes, models: Client) -> APIRouter:
     @routes.delete("/{model:path}")
     async def delete(model: str, key: Annotated[ApiKey, Depends(manager)]) -> dict[str, Any]:
         route = await table.find(key.project, model)
-        if not model.startswith("ft:") or route.kind != "adapter":
+        if not model.startswith("ft:") or route.kind not in ("adapter", "full"):
             raise InvalidInput(
                 f"{model} can't be deleted here: only fine-tuned models, whose names begin with ft:, can.",
                 reason="MODEL_NOT_DELETABLE",

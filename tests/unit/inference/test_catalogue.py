@@ -7,7 +7,7 @@ import pytest
 
 from services.common.ports.manifest import Manifest, ManifestFile
 from services.common.ports.object_store import Artifact
-from services.inference.catalogue import check_base, check_request, default_max_length, has_chat_template
+from services.inference.catalogue import Entry, check_base, check_entry, default_max_length, has_chat_template
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192}
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -44,6 +44,16 @@ def test_a_base_without_weights_tokenizer_or_architecture_is_told_all_three() ->
     assert reasons(manifest("config.json"), texts({})) == ["NO_SAFETENSORS", "TOKENIZER_MISSING", "ARCHITECTURE_MISSING"]
 
 
+def test_every_shard_that_an_index_names_has_to_be_there() -> None:
+    index = {
+        "model.safetensors.index.json": json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}).encode()
+    }
+    made = manifest(*FILES, "model.safetensors.index.json", "one.safetensors")
+    (missing,) = check_base(made, {**texts(), **index}, 0)
+    assert (missing.field, missing.reason) == ("two.safetensors", "SHARD_MISSING")
+    assert reasons(made, {**texts(), "model.safetensors.index.json": b"[]"}) == ["CONFIG_INVALID"]
+
+
 def test_a_config_that_is_missing_or_no_object_is_refused() -> None:
     assert reasons(manifest(*FILES), {}) == ["CONFIG_INVALID", "ARCHITECTURE_MISSING"]
     assert reasons(manifest(*FILES), texts([1])) == ["CONFIG_INVALID", "ARCHITECTURE_MISSING"]
@@ -66,10 +76,11 @@ def test_a_chat_template_is_found_in_its_own_file_or_in_the_tokenizers_config() 
 
 
 def test_every_mistake_in_a_request_is_named_at_once() -> None:
-    found = check_request("a/b", ("ok", "ft:x"), 64, "")
+    found = check_entry(Entry("catalogueEntries/a/b", "", "", "", 64, ("ok", "ft:x"), "{% if %}"))
     assert [violation.field for violation in found] == [
         "catalogue_entry_id",
         "catalogue_entry.aliases",
         "catalogue_entry.max_length",
         "catalogue_entry.manifest_key",
+        "catalogue_entry.chat_template",
     ]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from services.common.ports.model_server import Activity
 from services.inference.servers import Placement, Server, placement_name, server_name
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -45,12 +46,41 @@ def test_a_restart_is_another_generation_with_another_key_and_without_port_or_se
 
 @pytest.mark.parametrize(("rank", "expected"), [(17, 32), (32, 32), (33, 64), (200, 256)])
 def test_a_server_grows_to_the_next_rank_that_its_engine_can_be_started_for(rank: int, expected: int) -> None:
-    grown = server().activate(NOW).grow(rank, NOW)
+    grown = server().begin(1234, "secret", NOW).activate(NOW).grow(rank, NOW)
     assert (grown.max_rank, grown.state, grown.restart_time) == (expected, "FAILED", NOW)
 
 
 def test_a_server_does_not_grow_for_a_rank_that_it_takes() -> None:
     assert server().grow(16, NOW) == server()
+
+
+def test_a_server_that_was_not_launched_yet_takes_what_is_wanted_without_being_launched_again() -> None:
+    for resting in (server(), server(port=1).retire("room", NOW), server(port=1).retire("room", NOW).rest(NOW)):
+        assert resting.grow(32, NOW) == replace(resting, max_rank=32)
+        assert resting.fit(512, "{{ messages }}", NOW) == replace(resting, max_length=512, chat_template="{{ messages }}")
+
+
+def test_a_server_that_runs_is_launched_again_when_its_template_or_length_changes_and_only_then() -> None:
+    running = server().begin(1234, "secret", NOW).activate(NOW)
+    assert running.fit(2048, "", NOW) == running
+    changed = running.fit(2048, "{{ messages }}", NOW)
+    assert (changed.state, changed.failures, changed.restart_time) == ("FAILED", 0, NOW)
+
+
+def test_a_server_is_idle_since_it_was_last_seen_to_answer() -> None:
+    active = server().begin(1234, "secret", NOW).activate(NOW)
+    later, now = NOW + timedelta(seconds=30), NOW + timedelta(seconds=90)
+    assert active.note(Activity(0, 0), later).idle_s(now) == 90
+    assert active.note(Activity(0, 3), later).idle_s(now) == 60
+    assert active.note(Activity(1, 0), later).idle_s(now) == 60
+
+
+def test_what_runs_or_is_about_to_takes_memory_and_what_has_ended_or_waits_does_not() -> None:
+    launched = server().begin(1234, "secret", NOW)
+    stopping = launched.retire("room", NOW)
+    assert all(one.takes_memory for one in (launched, launched.activate(NOW), stopping))
+    assert not any(one.takes_memory for one in (server(), launched.fail("it crashed", NOW), stopping.rest(NOW)))
+    assert stopping.rest(NOW).restart(NOW).generation == 2
 
 
 def test_a_placement_that_is_loaded_again_has_proven_nothing() -> None:
@@ -59,6 +89,6 @@ def test_a_placement_that_is_loaded_again_has_proven_nothing() -> None:
 
 
 def test_models_of_two_projects_with_the_same_digest_have_two_placements() -> None:
-    one, other = (placement_name(server_name("models/abc"), f"projects/{project}/models/d") for project in ("a", "b"))
+    one, other = (placement_name(server_name("abc"), f"projects/{project}/models/d") for project in ("a", "b"))
     assert one == "placements/abc/projects.a.models.d"
     assert one != other

@@ -1,6 +1,8 @@
 import datetime
 
 from google.api import field_behavior_pb2 as _field_behavior_pb2
+from google.protobuf import empty_pb2 as _empty_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -11,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CatalogueEntry(_message.Message):
-    __slots__ = ("name", "model", "digest", "manifest_key", "aliases", "max_length", "create_time", "chat_template")
+    __slots__ = ("name", "model", "digest", "manifest_key", "aliases", "max_length", "create_time", "chat_template", "etag")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +22,7 @@ class CatalogueEntry(_message.Message):
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
     name: str
     model: str
     digest: str
@@ -28,7 +31,8 @@ class CatalogueEntry(_message.Message):
     max_length: int
     create_time: _timestamp_pb2.Timestamp
     chat_template: str
-    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., manifest_key: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., max_length: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., chat_template: _Optional[str] = ...) -> None: ...
+    etag: str
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., manifest_key: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., max_length: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., chat_template: _Optional[str] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class CreateCatalogueEntryRequest(_message.Message):
     __slots__ = ("catalogue_entry_id", "catalogue_entry")
@@ -59,3 +63,19 @@ class ListCatalogueEntriesResponse(_message.Message):
     catalogue_entries: _containers.RepeatedCompositeFieldContainer[CatalogueEntry]
     next_page_token: str
     def __init__(self, catalogue_entries: _Optional[_Iterable[_Union[CatalogueEntry, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class UpdateCatalogueEntryRequest(_message.Message):
+    __slots__ = ("catalogue_entry", "update_mask")
+    CATALOGUE_ENTRY_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    catalogue_entry: CatalogueEntry
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, catalogue_entry: _Optional[_Union[CatalogueEntry, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class DeleteCatalogueEntryRequest(_message.Message):
+    __slots__ = ("name", "etag")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    etag: str
+    def __init__(self, name: _Optional[str] = ..., etag: _Optional[str] = ...) -> None: ...

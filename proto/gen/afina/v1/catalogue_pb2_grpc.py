@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from afina.v1 import catalogue_pb2 as afina_dot_v1_dot_catalogue__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -50,6 +51,16 @@ class CatalogueServiceStub:
                 request_serializer=afina_dot_v1_dot_catalogue__pb2.ListCatalogueEntriesRequest.SerializeToString,
                 response_deserializer=afina_dot_v1_dot_catalogue__pb2.ListCatalogueEntriesResponse.FromString,
                 _registered_method=True)
+        self.UpdateCatalogueEntry = channel.unary_unary(
+                '/afina.v1.CatalogueService/UpdateCatalogueEntry',
+                request_serializer=afina_dot_v1_dot_catalogue__pb2.UpdateCatalogueEntryRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_catalogue__pb2.CatalogueEntry.FromString,
+                _registered_method=True)
+        self.DeleteCatalogueEntry = channel.unary_unary(
+                '/afina.v1.CatalogueService/DeleteCatalogueEntry',
+                request_serializer=afina_dot_v1_dot_catalogue__pb2.DeleteCatalogueEntryRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class CatalogueServiceServicer:
@@ -58,8 +69,8 @@ class CatalogueServiceServicer:
 
     def CreateCatalogueEntry(self, request, context):
         """Adds a base whose files are already in the object store, under the manifest given; repeating it returns the same entry.
-        Errors: INVALID_ARGUMENT (no safetensors, an architecture that can't be served), NOT_FOUND (manifest),
-        ALREADY_EXISTS (the id or an alias belongs to another base).
+        Errors: INVALID_ARGUMENT (no safetensors, no architecture, a template that can't be parsed), NOT_FOUND (manifest),
+        ALREADY_EXISTS (the id or an alias belongs to something else, or these weights have an entry already; both are named).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,6 +85,24 @@ class CatalogueServiceServicer:
 
     def ListCatalogueEntries(self, request, context):
         """Lists all entries, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCatalogueEntry(self, request, context):
+        """Changes aliases, max_length, chat_template, or the base itself (manifest_key). A running server is launched again where
+        what it was launched with has changed.
+        Errors: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS (an alias belongs to something else, which is named),
+        FAILED_PRECONDITION (the template of a base that models were trained on), ABORTED (stale etag).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCatalogueEntry(self, request, context):
+        """Removes a base with its names and its server; its bytes stay in the object store. A job that trains on it fails when it ends.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a model stands on it, which is named), ABORTED (stale etag).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +125,16 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
                     servicer.ListCatalogueEntries,
                     request_deserializer=afina_dot_v1_dot_catalogue__pb2.ListCatalogueEntriesRequest.FromString,
                     response_serializer=afina_dot_v1_dot_catalogue__pb2.ListCatalogueEntriesResponse.SerializeToString,
+            ),
+            'UpdateCatalogueEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCatalogueEntry,
+                    request_deserializer=afina_dot_v1_dot_catalogue__pb2.UpdateCatalogueEntryRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_catalogue__pb2.CatalogueEntry.SerializeToString,
+            ),
+            'DeleteCatalogueEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCatalogueEntry,
+                    request_deserializer=afina_dot_v1_dot_catalogue__pb2.DeleteCatalogueEntryRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +219,60 @@ class CatalogueService:
             '/afina.v1.CatalogueService/ListCatalogueEntries',
             afina_dot_v1_dot_catalogue__pb2.ListCatalogueEntriesRequest.SerializeToString,
             afina_dot_v1_dot_catalogue__pb2.ListCatalogueEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCatalogueEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.CatalogueService/UpdateCatalogueEntry',
+            afina_dot_v1_dot_catalogue__pb2.UpdateCatalogueEntryRequest.SerializeToString,
+            afina_dot_v1_dot_catalogue__pb2.CatalogueEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCatalogueEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.CatalogueService/DeleteCatalogueEntry',
+            afina_dot_v1_dot_catalogue__pb2.DeleteCatalogueEntryRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

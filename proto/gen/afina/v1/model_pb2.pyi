@@ -14,15 +14,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Model(_message.Message):
-    __slots__ = ("name", "kind", "state", "digest", "public_id", "base", "manifest_key", "size_bytes", "provenance", "quarantine_reason", "proof", "create_time")
+    __slots__ = ("name", "kind", "state", "digest", "public_id", "base", "manifest_key", "size_bytes", "provenance", "quarantine_reason", "proof", "create_time", "serving", "serving_message", "chat_template")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Model.Kind]
         KIND_BASE: _ClassVar[Model.Kind]
         KIND_ADAPTER: _ClassVar[Model.Kind]
+        KIND_FULL: _ClassVar[Model.Kind]
     KIND_UNSPECIFIED: Model.Kind
     KIND_BASE: Model.Kind
     KIND_ADAPTER: Model.Kind
+    KIND_FULL: Model.Kind
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Model.State]
@@ -31,6 +33,20 @@ class Model(_message.Message):
     STATE_UNSPECIFIED: Model.State
     STATE_ACTIVE: Model.State
     STATE_QUARANTINED: Model.State
+    class Serving(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SERVING_UNSPECIFIED: _ClassVar[Model.Serving]
+        SERVING_IDLE: _ClassVar[Model.Serving]
+        SERVING_STARTING: _ClassVar[Model.Serving]
+        SERVING_ACTIVE: _ClassVar[Model.Serving]
+        SERVING_FAILED: _ClassVar[Model.Serving]
+        SERVING_REFUSED: _ClassVar[Model.Serving]
+    SERVING_UNSPECIFIED: Model.Serving
+    SERVING_IDLE: Model.Serving
+    SERVING_STARTING: Model.Serving
+    SERVING_ACTIVE: Model.Serving
+    SERVING_FAILED: Model.Serving
+    SERVING_REFUSED: Model.Serving
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +59,9 @@ class Model(_message.Message):
     QUARANTINE_REASON_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    SERVING_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: Model.Kind
     state: Model.State
@@ -55,19 +74,24 @@ class Model(_message.Message):
     quarantine_reason: str
     proof: _struct_pb2.Struct
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Model.Kind, str]] = ..., state: _Optional[_Union[Model.State, str]] = ..., digest: _Optional[str] = ..., public_id: _Optional[str] = ..., base: _Optional[str] = ..., manifest_key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., provenance: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., quarantine_reason: _Optional[str] = ..., proof: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    serving: Model.Serving
+    serving_message: str
+    chat_template: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Model.Kind, str]] = ..., state: _Optional[_Union[Model.State, str]] = ..., digest: _Optional[str] = ..., public_id: _Optional[str] = ..., base: _Optional[str] = ..., manifest_key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., provenance: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., quarantine_reason: _Optional[str] = ..., proof: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[_Union[Model.Serving, str]] = ..., serving_message: _Optional[str] = ..., chat_template: _Optional[str] = ...) -> None: ...
 
 class CreateModelRequest(_message.Message):
-    __slots__ = ("parent", "manifest_key", "suffix", "step")
+    __slots__ = ("parent", "manifest_key", "suffix", "step", "max_length")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_KEY_FIELD_NUMBER: _ClassVar[int]
     SUFFIX_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     parent: str
     manifest_key: str
     suffix: str
     step: int
-    def __init__(self, parent: _Optional[str] = ..., manifest_key: _Optional[str] = ..., suffix: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+    max_length: int
+    def __init__(self, parent: _Optional[str] = ..., manifest_key: _Optional[str] = ..., suffix: _Optional[str] = ..., step: _Optional[int] = ..., max_length: _Optional[int] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("name", "parent")

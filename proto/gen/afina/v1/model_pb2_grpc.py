@@ -73,7 +73,7 @@ class ModelServiceServicer:
     """
 
     def CreateModel(self, request, context):
-        """Registers the model that a manifest in the object store describes; repeating it returns the same Model.
+        """Registers the adapter or the full weights that a manifest in the object store describes; repeating it returns the same Model.
         Errors: INVALID_ARGUMENT (the manifest's files do not match their digests, or can't be served), NOT_FOUND (manifest, base).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -95,7 +95,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes an adapter that no endpoint points to. Errors: NOT_FOUND, FAILED_PRECONDITION (an endpoint points to it).
+        """Deletes an adapter or full weights that no endpoint points to; the bytes stay. Errors: NOT_FOUND, FAILED_PRECONDITION (an endpoint points to it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -16,7 +16,7 @@ import aiohttp
 
 from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.launcher import Workload
-from services.common.ports.model_server import ModelServer
+from services.common.ports.model_server import Activity, ModelServer
 from services.common.telemetry import carried
 
 HEALTH_TIMEOUT_S = 20.0
@@ -26,12 +26,13 @@ MAX_SLOTS = 4  # adapters in one batch
 MAX_CPU_ADAPTERS = 32
 MAX_STREAMS = 16
 CPU_BLOCK_TOKENS = 32  # only whole blocks of a prefix are found again: at vLLM's 128 a short prompt never is
+COUNTED = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:request_success_total")
 DRAIN_S = 15  # less than what a launcher grants before it kills
 
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """Everything that makes one vLLM server; `key` names one launch for ever."""
+    """Everything that makes one vLLM server; `key` names one launch for ever, and a `max_rank` of 0 takes no adapters."""
 
     key: str
     base_folder: str
@@ -45,6 +46,7 @@ class ServerPlan:
     accelerator: str = "cpu"  # "cpu" | "cuda"
     kv_cache_gib: int = 1  # on a CPU; a GPU takes what it has
     credentials: tuple[tuple[str, str], ...] = ()  # what the store asks for
+    chat_template: str = ""  # a file, for weights that bring no template
 
 
 def workload(plan: ServerPlan) -> Workload:
@@ -69,13 +71,20 @@ def _command(plan: ServerPlan) -> tuple[str, ...]:
         "--dtype", "bfloat16",
         "--max-model-len", str(plan.max_length),
         "--max-num-seqs", str(MAX_STREAMS),
-        "--enable-lora",
-        "--max-loras", str(MAX_SLOTS),
-        "--max-lora-rank", str(plan.max_rank),
-        "--max-cpu-loras", str(MAX_CPU_ADAPTERS),
+        *(_adapter_arguments(plan.max_rank) if plan.max_rank else ()),
+        *(("--chat-template", plan.chat_template) if plan.chat_template else ()),
         "--shutdown-timeout", str(DRAIN_S),
         "--disable-uvicorn-access-log",
         *(("--block-size", str(CPU_BLOCK_TOKENS)) if plan.accelerator == "cpu" else ()),
+    )  # fmt: skip
+
+
+def _adapter_arguments(max_rank: int) -> tuple[str, ...]:
+    return (
+        "--enable-lora",
+        "--max-loras", str(MAX_SLOTS),
+        "--max-lora-rank", str(max_rank),
+        "--max-cpu-loras", str(MAX_CPU_ADAPTERS),
     )  # fmt: skip
 
 
@@ -88,7 +97,6 @@ def _environment(plan: ServerPlan) -> dict[str, str]:
         "AFINA_MAX_LORA_RANK": str(plan.max_rank),
         "VLLM_API_KEY": plan.api_key,
         "VLLM_PLUGINS": "afina",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",  # without it vLLM never asks the plugin
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -96,6 +104,8 @@ def _environment(plan: ServerPlan) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "TORCH_COMPILE_DISABLE": "1",  # log-probability requests otherwise call a compiler that an image lacks
     }
+    if plan.max_rank:
+        environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"  # without it vLLM never asks the plugin
     if plan.accelerator == "cpu":
         # Unbound threads take whatever cores there are, and threads that sleep while they wait leave them to others:
         # beside a busy neighbour that was 3 to 7 times as fast as threads that spin.
@@ -145,6 +155,22 @@ class VllmServer(ModelServer):
     async def loaded(self) -> list[str]:
         """See the port."""
         return [str(model["id"]) for model in (await self._ask("GET", "/v1/models"))["data"]]
+
+    async def activity(self) -> Activity:
+        """See the port: three of the numbers that vLLM counts for Prometheus."""
+        seen = dict.fromkeys(COUNTED, 0.0)
+        try:
+            timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+            async with self._session.get(f"{self.url}/metrics", timeout=timeout) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(f"The model server at {self.url} does not answer ({error!r}).", reason="SERVER_AWAY") from error
+        for line in text.splitlines():
+            name = line.partition("{")[0]
+            if name in seen:  # a line for each set of labels
+                seen[name] += float(line.rpartition(" ")[2])
+        running, waiting, answered = (int(seen[name]) for name in COUNTED)
+        return Activity(running + waiting, answered)
 
     async def token_ids(self, digest: str, messages: Sequence[dict[str, Any]]) -> list[int]:
         """See the port."""

@@ -1,0 +1,171 @@
+"""What can be asked of inference about the catalogue: one short function a verb.
+
+Whole weights have one entry, with as many aliases as people like: a template or a length is then the server's, and not one
+of two that disagree.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Violation, WrongState
+from services.common.names import parse
+from services.common.ports.database import Record
+from services.common.ports.manifest import Manifest
+from services.common.telemetry import log
+from services.inference import catalogue, model
+from services.inference.artifacts import read_weights, refuse
+from services.inference.catalogue import Entry
+from services.inference.demand import relaunch, retire
+from services.inference.inference import Inference
+from services.inference.model import Model
+from services.inference.public_ids import entry_of, holder_of, release, reserve
+from services.inference.records import every
+
+UPDATABLE = frozenset({"aliases", "max_length", "chat_template", "manifest_key"})
+_logger = logging.getLogger("afina.inference")
+
+
+async def create_entry(inference: Inference, asked: Entry) -> Record:
+    """Add a base whose files are in the store. Raises: InvalidInput (all violations), NotFound, AlreadyExists."""
+    asked = replace(asked, aliases=tuple(dict.fromkeys(alias for alias in asked.aliases if alias != asked.entry_id)))
+    refuse("The base can't be added", catalogue.check_entry(asked))
+    base = await _read_base(inference, asked)
+    holder = await entry_of(inference, base.name)
+    if holder is not None and holder.name != asked.name:
+        raise AlreadyExists(
+            f"These weights are {holder.name} already; give it the alias {asked.entry_id} instead.",
+            reason="BASE_HAS_ENTRY",
+            metadata={"holder": holder.name},
+        )
+    await reserve(inference, asked)
+    await _register(inference, base)
+    entry = replace(asked, model=base.name, digest=base.digest, max_length=base.max_length)
+    try:
+        record = await inference.database.create(catalogue.KIND, entry.name, entry.to_document())
+    except AlreadyExists as error:
+        record = await inference.database.get(catalogue.KIND, entry.name)
+        if record.document["digest"] != base.digest:
+            told = f"{entry.entry_id} is another base already; choose another id, or update its manifest_key to replace it."
+            raise AlreadyExists(told, metadata={"name": entry.name}) from error
+    inference.routes.touch()
+    return record
+
+
+async def get_entry(inference: Inference, name: str) -> Record:
+    """Return an entry by its name or by an alias in its name's place. Raises: NotFound."""
+    given = parse(catalogue.NAME, name)["entry"]
+    record = await holder_of(inference, given)
+    if record is None:
+        raise NotFound(f"The catalogue has no {given}; list its entries.", metadata={"name": name})
+    return record
+
+
+async def list_entries(inference: Inference, after: int | None, limit: int) -> Sequence[Record]:
+    """Return the catalogue, newest first."""
+    return await inference.database.list(catalogue.KIND, "", after=after, limit=limit)
+
+
+async def update_entry(inference: Inference, given: Entry, fields: frozenset[str], etag: str) -> Record:
+    """Write some fields of an entry. Raises: InvalidInput, NotFound, AlreadyExists, WrongState, Conflict (stale etag)."""
+    if not fields or fields - UPDATABLE:
+        told = ", ".join(sorted(fields - UPDATABLE)) or "nothing"
+        raise InvalidInput(f"update_mask names {told}; it takes {', '.join(sorted(UPDATABLE))}.", reason="UPDATE_MASK_INVALID")
+    record = await get_entry(inference, given.name)
+    require_etag(record, etag)
+    old = Entry.from_document(record.document)
+    new = replace(old, **{name: getattr(given, name) for name in fields})
+    new = replace(new, aliases=tuple(dict.fromkeys(alias for alias in new.aliases if alias != new.entry_id)))
+    refuse("The entry can't be changed", catalogue.check_entry(new))
+    base = await _read_base(inference, new if "chat_template" in fields else replace(new, chat_template=""))
+    new = replace(new, model=base.name, digest=base.digest, max_length=base.max_length)
+    if base.name != old.model:
+        holder = await entry_of(inference, base.name)
+        if holder is not None:
+            raise AlreadyExists(f"These weights are {holder.name} already.", metadata={"holder": holder.name})
+        if "chat_template" not in fields and base.has_chat_template:
+            new = replace(new, chat_template="")
+    elif new.chat_template != old.chat_template:
+        await _require_unused(inference, old, "its chat template stays: they were trained with it")
+    await reserve(inference, new)
+    await _register(inference, base)
+    changed = await inference.database.update(record, new.to_document())
+    await release(inference, set(old.public_ids) - set(new.public_ids))
+    if (new.chat_template, new.max_length) != (old.chat_template, old.max_length) and new.model == old.model:
+        await relaunch(inference, base, new.chat_template)
+    log(_logger, logging.INFO, "catalogue entry changed", entry=new.name, fields=sorted(fields))
+    inference.routes.touch()
+    return changed
+
+
+async def delete_entry(inference: Inference, name: str, etag: str) -> None:
+    """Remove a base that no model stands on, with its names and its server. Raises: NotFound, WrongState, Conflict."""
+    parse(catalogue.NAME, name)
+    record = await inference.database.get(catalogue.KIND, name)
+    require_etag(record, etag)
+    entry = Entry.from_document(record.document)
+    await _require_unused(inference, entry, "delete them first")
+    await inference.database.delete(record)
+    await release(inference, set(entry.public_ids))
+    with contextlib.suppress(NotFound):
+        await inference.database.delete(await inference.database.get(model.KIND, entry.model))
+    await retire(inference, entry.digest, "Its catalogue entry was deleted.")
+    log(_logger, logging.INFO, "catalogue entry deleted", entry=entry.name, digest=entry.digest)
+    inference.routes.touch()
+
+
+def require_etag(record: Record, etag: str) -> None:
+    """Raises: Conflict (the record has changed since the etag was given out)."""
+    if etag and etag != str(record.version):
+        raise Conflict(f"{record.name} has changed since you read it; read it again.", metadata={"etag": str(record.version)})
+
+
+async def _read_base(inference: Inference, entry: Entry) -> Model:
+    """Return the base that an entry's manifest describes, checked. Raises: InvalidInput, ArtifactNotFound."""
+    manifest = Manifest.from_json(await asyncio.to_thread(inference.store.read, entry.manifest_key))
+    if manifest.kind != "base":
+        told = f"The manifest is of kind {manifest.kind}, not base; register it as a model of a project."
+        refuse("The base can't be added", [Violation("catalogue_entry.manifest_key", "WRONG_KIND", told)])
+    texts = await asyncio.to_thread(read_weights, inference.store, manifest, entry.max_length)
+    has_own = catalogue.has_chat_template(manifest, texts)
+    refuse("The base can't be added", catalogue.check_template_is_needed(entry, has_own))
+    if not has_own and not entry.chat_template:
+        log(_logger, logging.WARNING, "the base has no chat template: it answers completions only", entry=entry.name)
+    return Model(
+        name=model.base_name(manifest.digest),
+        kind="BASE",
+        digest=manifest.digest,
+        public_id=entry.entry_id,
+        manifest_key=entry.manifest_key,
+        size_bytes=manifest.size_bytes,
+        max_length=entry.max_length or catalogue.default_max_length(texts),
+        has_chat_template=has_own,
+        provenance=manifest.data,
+    )
+
+
+async def _register(inference: Inference, base: Model) -> None:
+    """Have a base's record; one that is there gets what an entry may change. Raises: Conflict."""
+    try:
+        await inference.database.create(model.KIND, base.name, base.to_document())
+    except AlreadyExists:
+        record = await inference.database.get(model.KIND, base.name)
+        known = Model.from_document(record.document)
+        if known.max_length != base.max_length or known.public_id != base.public_id:
+            written = replace(known, max_length=base.max_length, public_id=base.public_id)
+            await inference.database.update(record, written.to_document())
+
+
+async def _require_unused(inference: Inference, entry: Entry, advice: str) -> None:
+    """Raises: WrongState (adapters or full weights stand on this base)."""
+    models = [Model.from_document(record.document) for record in await every(inference.database, model.KIND, "projects")]
+    users = [known.name for known in models if known.base_digest == entry.digest]
+    if users:
+        more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+        raise WrongState(
+            f"{users[0]}{more} stand on {entry.name}; {advice}.",
+            reason="BASE_IN_USE",
+            metadata={"model": users[0], "model_count": str(len(users))},
+        )

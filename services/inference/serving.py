@@ -1,0 +1,89 @@
+"""Serving: seeing to it that a model is proven on a server, and saying in words why one is not."""
+
+import asyncio
+from dataclasses import dataclass
+
+from services.common.errors import NotFound, Unavailable
+from services.common.ports.database import Record
+from services.inference import model, use_cases
+from services.inference.demand import template_of, want
+from services.inference.inference import Inference
+from services.inference.model import Model
+from services.inference.routes import Replica, replicas_of
+from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Placement, Server, placement_name, server_name
+
+WAIT_LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a model is served now (as Model.Serving), why not in words, and what template the catalogue declares for it."""
+
+    serving: str
+    message: str
+    chat_template: str
+
+
+async def ensure_served(inference: Inference, name: str, timeout_s: float) -> tuple[Record, tuple[Replica, ...]]:
+    """See to it that a model is proven somewhere, and wait. Raises: NotFound, WrongState (quarantined), Unavailable."""
+    end = asyncio.get_running_loop().time() + timeout_s
+    wanted = Model.from_document((await use_cases.get_model(inference, name)).document)
+    wanted.require_active()
+    while True:
+        await want(inference, wanted)  # each time: its server may have been about to stop
+        replicas = await replicas_of(inference.database, wanted.name)
+        record = await inference.database.get(model.KIND, wanted.name)  # after: a proof is written before its replica is
+        Model.from_document(record.document).require_active()
+        if replicas:
+            return record, replicas
+        left_s = end - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise await _not_yet(inference, wanted)
+        await inference.routes.wait(min(WAIT_LOOK_S, left_s))
+
+
+async def status(inference: Inference, known: Model) -> Status:
+    """Say how a model stands."""
+    serving, message = await _serving(inference, known)
+    weights = known
+    if known.kind == "ADAPTER":
+        try:
+            weights = Model.from_document((await inference.database.get(model.KIND, known.base)).document)
+        except NotFound:
+            return Status(serving, message, "")
+    return Status(serving, message, await template_of(inference, weights))
+
+
+async def _serving(inference: Inference, known: Model) -> tuple[str, str]:
+    if known.state == "QUARANTINED":
+        return "REFUSED", known.quarantine_reason
+    if await replicas_of(inference.database, known.name):
+        return "ACTIVE", ""
+    name = server_name(known.served_digest)
+    try:
+        server = Server.from_document((await inference.database.get(SERVER_KIND, name)).document)
+    except NotFound:
+        return "IDLE", "Nobody has asked for it yet; asking, or `afina models serve`, starts a server."
+    if server.state in ("STOPPING", "STOPPED"):
+        return "IDLE", f"{server.message} Asking for it starts a server again."
+    if server.state == "FAILED":
+        return "FAILED", f"{server.message} It is launched again by itself."
+    if server.state == "STARTING":
+        return "STARTING", f"Its server starts (launch {server.generation}). {server.message}".strip()
+    try:
+        record = await inference.database.get(PLACEMENT_KIND, placement_name(name, known.name))
+    except NotFound:
+        return "IDLE", "Its server runs; nobody has asked for this model there yet."
+    placement = Placement.from_document(record.document)
+    tried = f" The engine has refused it {placement.refusals} times." if placement.refusals else ""
+    return "STARTING", f"It is being loaded and proven.{tried}"
+
+
+async def _not_yet(inference: Inference, wanted: Model) -> Unavailable:
+    server = Server.from_document((await inference.database.get(SERVER_KIND, server_name(wanted.served_digest))).document)
+    told = f" {server.message}" if server.message else ""
+    return Unavailable(
+        f"{wanted.name} is not proven on a server yet (its server is {server.state}); ask again.{told}",
+        reason="MODEL_NOT_READY",
+        metadata={"model": wanted.name, "server_state": server.state, "retry_after_s": "5"},
+    )
