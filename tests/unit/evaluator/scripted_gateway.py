@@ -51,6 +51,8 @@ class ScriptedGateway:
     failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     requests: list[tuple[str, dict[str, Any], str]] = field(default_factory=list)
     left_out: set[int] = field(default_factory=set)  # candidates for which no log-probability is told
+    away: set[str] = field(default_factory=set)  # models that nobody serves
+    finish_reason: str = "stop"
     in_flight: int = 0
     most_in_flight: int = 0
     url: str = ""
@@ -77,7 +79,7 @@ class ScriptedGateway:
         if failure:
             return failure
         message = {"role": "assistant", "content": self.say(body["model"], body["messages"])}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
         return self._answer(body, {"object": "chat.completion", "choices": [choice]})
 
     async def _complete(self, request: web.Request) -> web.Response:
@@ -100,9 +102,12 @@ class ScriptedGateway:
         finally:
             self.in_flight -= 1
         self.requests.append((request.path, body, request.headers.get("authorization", "")))
-        if not self.failures:
+        if body["model"] in self.away:
+            status, headers = 503, {"retry-after": "1"}
+        elif self.failures:
+            status, headers = self.failures.pop(0)
+        else:
             return body, None
-        status, headers = self.failures.pop(0)
         if status == 0:
             assert request.transport is not None
             request.transport.close()

@@ -48,7 +48,7 @@ async def gateway(scripted: ScriptedGateway, pauses: Pauses) -> AsyncIterator[Ga
 
 async def test_a_chat_is_asked_greedily_with_the_evaluations_key(scripted: ScriptedGateway, gateway: Gateway) -> None:
     scripted.say = lambda model, messages: f"{model} heard {messages[-1]['content']}"
-    assert await gateway.answer(SUBJECT, CHAT, 17) == "tiny heard hello"
+    assert await gateway.answer(SUBJECT, CHAT, 17) == ("tiny heard hello", "stop")
     path, body, key = scripted.requests[0]
     assert (path, key) == ("/v1/chat/completions", "Bearer afina-key")
     assert (body["model"], body["temperature"], body["max_tokens"], body["messages"]) == ("tiny", 0, 17, CHAT)
@@ -73,7 +73,7 @@ async def test_what_passes_by_itself_is_waited_for(
     scripted: ScriptedGateway, gateway: Gateway, pauses: Pauses, status: int
 ) -> None:
     scripted.failures = [(status, {}), (status, {})]
-    assert await gateway.answer(SUBJECT, CHAT, 8) == "positive"
+    assert await gateway.answer(SUBJECT, CHAT, 8) == ("positive", "stop")
     assert len(scripted.requests) == 3
     assert len(pauses.slept_s) == 2
 
