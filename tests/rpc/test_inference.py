@@ -60,6 +60,7 @@ class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2
     def __init__(self) -> None:
         self.evaluation = evaluation_pb2.Evaluation(name=EVALUATION)
         self.suite_digest = "e" * 64
+        self.suite_part = suite_pb2.Suite.PART_TEST
 
     async def GetEvaluation(
         self, request: evaluation_pb2.GetEvaluationRequest, context: grpc.aio.ServicerContext
@@ -70,7 +71,7 @@ class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2
 
     async def GetSuite(self, request: suite_pb2.GetSuiteRequest, context: grpc.aio.ServicerContext) -> suite_pb2.Suite:
         prompts = [suite_pb2.Prompt(id=prompt) for prompt in PROMPTS]
-        return suite_pb2.Suite(name=request.name, digest=self.suite_digest, prompts=prompts)
+        return suite_pb2.Suite(name=request.name, digest=self.suite_digest, prompts=prompts, part=self.suite_part)
 
 
 @dataclass
@@ -690,6 +691,17 @@ async def test_evidence_that_is_unfinished_stale_or_of_another_suite_is_refused(
     world.evaluator.evaluation.comparisons[0].champion = "models/other"
     assert await reason() == "WRONG_CHAMPION"
     assert (await world.promote(adapter.name)).model == adapter.name
+
+
+async def test_rows_that_chose_a_checkpoint_are_no_evidence(world: World) -> None:
+    entry = await world.add_base()
+    candidate = await world.add_adapter()
+    await world.add_endpoint()
+    await world.evaluate(candidate, entry.model)
+    world.evaluator.suite_part = suite_pb2.Suite.PART_VALIDATION
+    with pytest.raises(errors.WrongState) as caught:
+        await world.promote(candidate.name)
+    assert caught.value.reason == "ROWS_NOT_HELD_OUT"
 
 
 async def test_a_champion_that_was_not_asked_in_all_of_the_suites_ways_is_no_champion_to_beat(world: World) -> None:
