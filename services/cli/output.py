@@ -56,7 +56,7 @@ def _json(field: FieldDescriptor, value: Any) -> Any:
 
 def short(enum_name: str) -> str:
     """Return an enum value without its prefix: STATE_RUNNING is RUNNING, METHOD_SCORE_LABELS is SCORE_LABELS."""
-    for prefix in ("STATE_", "KIND_", "METHOD_", "SCHEDULE_", "LEVEL_"):
+    for prefix in ("STATE_", "KIND_", "METHOD_", "SCHEDULE_", "LEVEL_", "CHOICE_", "PART_", "INTERVAL_", "TEST_", "TOKENIZER_"):
         enum_name = enum_name.removeprefix(prefix)
     return enum_name
 
