@@ -75,7 +75,7 @@ class EvaluationRpc(evaluation_pb2_grpc.EvaluationServiceServicer):
         """See the proto."""
         after, limit = wire.page_of(request.page_size, request.page_token)
         records = await use_cases.list_evaluations(self._evaluator, request.parent, after, limit)
-        evaluations = [await self._message(record) for record in records]
+        evaluations = [_brief(await self._message(record)) for record in records]
         return pb.ListEvaluationsResponse(evaluations=evaluations, next_page_token=wire.next_page_token(records, limit))
 
     async def CancelEvaluation(self, request: pb.CancelEvaluationRequest, context: grpc.aio.ServicerContext) -> pb.Evaluation:
@@ -144,6 +144,16 @@ def evaluation_message(record: Record, answered: int) -> pb.Evaluation:
     )
     if evaluation.answers:
         _parsed(evaluation.answers, message.answers)
+    return message
+
+
+def _brief(message: pb.Evaluation) -> pb.Evaluation:
+    """Leave out what makes a page of evaluations large."""
+    for score in message.scores:
+        score.ClearField("metrics")
+        score.ClearField("confusion")
+    for comparison in message.comparisons:
+        comparison.ClearField("differences")
     return message
 
 

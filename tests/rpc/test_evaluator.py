@@ -153,6 +153,8 @@ async def test_an_evaluation_goes_from_suite_to_scores(world: World) -> None:
     )
     assert (done.comparisons[0].p_value, done.comparisons[0].candidate) == (0.25, TUNED)
     assert (done.answers.size_bytes, done.answered_count) == (3, 24)
+    [listed] = (await world.evaluations.ListEvaluations(pb.ListEvaluationsRequest(parent=PARENT))).evaluations
+    assert (listed.scores[0].accuracy, list(listed.scores[0].confusion)) == (0.5, [])
     assert done.HasField("end_time")
 
 

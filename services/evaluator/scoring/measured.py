@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from services.evaluator.scoring import bleu, chrf, classes, rouge
+from services.evaluator.scoring import bleu, chrf, classes
 from services.evaluator.scoring.answers import Way
 from services.evaluator.scoring.criteria import Bleu, Chrf, Classification, Criterion, ExactMatch, Rouge, Unset
 from services.evaluator.scoring.graded import Graded
@@ -52,6 +52,8 @@ class Measured:
             case Chrf():
                 return chrf.grade(answers, criterion)
             case Rouge():
+                from services.evaluator.scoring import rouge  # it brings nltk, and seconds with it: only where it is wanted
+
                 return rouge.grade(answers, criterion)
             case ExactMatch() | Unset():
                 return None

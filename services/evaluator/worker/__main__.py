@@ -5,6 +5,7 @@
 
 import asyncio
 import hashlib
+import importlib
 import json
 import logging
 import signal
@@ -19,7 +20,7 @@ from services.common.errors import AfinaError, InvalidInput
 from services.common.ports.manifest import Manifest
 from services.common.ports.object_store import Artifact, ObjectStore
 from services.common.transport.progress import ProgressReporter
-from services.evaluator.worker.asking import Gateway, open_client
+from services.evaluator.worker.asking import PARALLEL, Gateway, open_client
 from services.evaluator.worker.kept import Kept
 from services.evaluator.worker.prompts import Row, labelled, read_rows
 from services.evaluator.worker.publish import publish
@@ -45,6 +46,7 @@ class Settings:
     cache: str = settings.setting("AFINA_CACHE", "folder for what is fetched by digest")
     gateway_url: str = settings.setting("GATEWAY_URL", "root of the gateway's HTTP API")
     gateway_api_key: str = settings.setting("GATEWAY_API_KEY", "key for the gateway", secret=True)
+    parallel: int = settings.setting("PARALLEL_QUESTIONS", "questions in flight at a time", default=PARALLEL)
 
 
 class Progress:
@@ -82,6 +84,7 @@ async def evaluate(told: Settings, store: ObjectStore, spec: Spec, reporter: Pro
     reporter.event("LOADED", f"{total} questions are ready.", {"items": len(items), "total": total, "load_s": round(load_s, 3)})
     kept = Kept(store, spec)
     asked = await _ask(told, questions, kept, Progress(reporter, total))
+    reporter.event("ASKED", "All questions are answered; the answers are scored.")
     phases = {"load_s": load_s, "ask_s": time.monotonic() - begin_s - load_s}
     first = publish(store, spec, asked, phases)
     kept.forget()
@@ -92,7 +95,7 @@ async def evaluate(told: Settings, store: ObjectStore, spec: Spec, reporter: Pro
 async def _ask(told: Settings, questions: Questions, kept: Kept, progress: Progress) -> Asked:
     client = open_client(told.gateway_url, told.gateway_api_key)
     try:
-        return await questions.ask_all(Gateway(client), kept, progress.answered)
+        return await questions.ask_all(Gateway(client, parallel=max(1, told.parallel)), kept, progress.answered)
     finally:
         await client.close()
 
@@ -147,5 +150,11 @@ def main() -> int:
     return DONE
 
 
+def check() -> int:
+    """Import also what is imported only where it is wanted."""
+    importlib.import_module("services.evaluator.scoring.rouge")
+    return DONE
+
+
 if __name__ == "__main__":
-    sys.exit(0 if "--check" in sys.argv else main())
+    sys.exit(check() if "--check" in sys.argv else main())

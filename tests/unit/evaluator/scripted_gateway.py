@@ -1,5 +1,6 @@
 """A gateway over real HTTP that answers as told, and the tokenizer of a base that knows some fifty words."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -53,6 +54,7 @@ class ScriptedGateway:
     left_out: set[int] = field(default_factory=set)  # candidates for which no log-probability is told
     away: set[str] = field(default_factory=set)  # models that nobody serves
     finish_reason: str = "stop"
+    gate: asyncio.Event = field(default_factory=asyncio.Event)  # requests wait here when it is cleared
     in_flight: int = 0
     most_in_flight: int = 0
     url: str = ""
@@ -60,6 +62,7 @@ class ScriptedGateway:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["ScriptedGateway"]:
         """Serve on a free loopback port."""
+        self.gate.set()
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._complete)
@@ -99,6 +102,7 @@ class ScriptedGateway:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             body = json.loads(await request.read())
+            await self.gate.wait()
         finally:
             self.in_flight -= 1
         self.requests.append((request.path, body, request.headers.get("authorization", "")))
