@@ -9,7 +9,7 @@ from afina.v1 import evaluation_pb2 as pb
 from afina.v1 import evaluation_pb2_grpc
 from rich.console import RenderableType
 
-from services.cli import evaluation_tables, models
+from services.cli import evaluation_tables
 from services.cli.call import Call, every, last, verb
 from services.cli.download import download_file
 from services.cli.output import age, size
@@ -37,8 +37,7 @@ async def create(call: Call, suite: str, asked: tuple[str, ...], request_id: str
     subjects = []
     for text in asked:
         model, _, prompts = text.partition("=")
-        found = await models.find(call, model)
-        subjects.append(pb.Subject(model=found.name, prompts=[prompt for prompt in prompts.split(",") if prompt]))
+        subjects.append(pb.Subject(model=model, prompts=[prompt for prompt in prompts.split(",") if prompt]))
     evaluation = pb.Evaluation(suite=call.name("suites", suite), subjects=subjects)
     request = pb.CreateEvaluationRequest(parent=call.parent, evaluation=evaluation, request_id=request_id)
     created = await client(call).CreateEvaluation(request)

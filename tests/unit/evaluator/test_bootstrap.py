@@ -5,9 +5,12 @@ import time
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from sklearn.metrics import f1_score
 
 from services.evaluator.bootstrap import bootstrap_p_value, percentile_interval, resampled_sums
+from services.evaluator.scoring.criteria import Classification
 from services.evaluator.statistics import paired_t
+from tests.unit.evaluator.ways import LABELS, written
 
 MANY = 20_000
 
@@ -57,6 +60,20 @@ def test_the_p_value_of_a_mean_difference_is_near_students() -> None:
     found = bootstrap_p_value(float(differences.mean()), resampled)
     assert found == pytest.approx(scipy_stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
     assert found == pytest.approx(paired_t(list(differences))[2], abs=0.01)
+
+
+def test_each_resample_has_the_f1_that_scikit_learn_gives_its_items() -> None:
+    draw = np.random.default_rng(4)
+    references, answers = (draw.choice(LABELS, size=40).tolist() for _ in range(2))
+    [graded] = written(answers, references, Classification(), labels=LABELS).graded
+    weights = resampled_sums(np.eye(40), resamples=15).astype(int)
+    found = graded.scores_of(resampled_sums(graded.stats, resamples=15))
+    for place, drawn in enumerate(weights):
+        for average in ("macro", "weighted"):
+            expected = f1_score(
+                np.repeat(references, drawn), np.repeat(answers, drawn), labels=LABELS, average=average, zero_division=0
+            )
+            assert found[f"{average}_f1", ""][place] == pytest.approx(expected)
 
 
 def test_models_that_answer_alike_do_not_differ() -> None:
