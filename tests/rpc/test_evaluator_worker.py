@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from afina.v1 import api_key_pb2, suite_pb2
 from afina.v1 import evaluation_pb2 as pb
-from afina.v1 import suite_pb2
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics import BLEU, CHRF
 
 from services.common.backends.launcher.process import ProcessLauncher
 from services.evaluator.evaluation import KIND
 from tests.builders import chat, eventually
+from tests.fakes_upstream import ScriptedInference, ScriptedUpstream, running_gateway
 from tests.unit.evaluator.scripted_gateway import ScriptedGateway, words_of
 from tests.unit.evaluator.world import BASE, DATASET, LABELS, PARENT, TUNED, World, id_of, opened, prompts
 
@@ -179,6 +180,48 @@ async def test_the_attempt_after_a_killed_worker_asks_only_what_was_not_answered
     assert len(questions) == len(set(questions)) == 18  # six items in three ways: none was asked twice
     assert {(score.model, score.prompt): score.accuracy for score in done.scores}[TUNED, "zero-shot"] == 1.0
     assert next(score for score in done.scores if score.prompt == "label-scored").accuracy == pytest.approx(1 / 3)
+
+
+async def test_free_text_is_evaluated_through_the_real_gateway_with_a_key_that_ends_with_it(tmp_path: Path) -> None:
+    """The server echoes the question: asked plainly it says what is expected, but for the last word of the odd rows."""
+
+    def rows(first: int, count: int) -> list[dict[str, Any]]:
+        texts = [f"number {n} is a fine and quiet place near the old river" for n in range(first, first + count)]
+        return [chat(text, text.replace("river", "road") if n % 2 else text) for n, text in enumerate(texts)]
+
+    async with contextlib.AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(ScriptedUpstream("served-base", "served-tuned").running())
+        inference = await stack.enter_async_context(ScriptedInference().running())
+        inference.put("tiny", BASE, "b" * 64, upstream.replica("served-base"))
+        inference.put("ft:tiny:default::1", TUNED, "a" * 64, upstream.replica("served-tuned"))
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, inference.address))
+        await gateway.knows("tiny")
+        environment = {"GATEWAY_URL": gateway.url, "AFINA_CACHE": str(tmp_path / "cache")}
+        launcher = ProcessLauncher(tmp_path / "processes")
+        world = await stack.enter_async_context(opened(tmp_path, launcher, environment, gateway.grpc_address))
+        dataset = f"{PARENT}/datasets/free"
+        world.hold("train", rows(0, 4), dataset)
+        world.hold("validation", rows(10, 6), dataset)
+        world.hold("test", rows(20, 130), dataset)  # more than a block
+        generate = suite_pb2.Prompt.METHOD_GENERATE
+        texts = (("polite", "Please say: {{question}}"), ("plain", ""))
+        asking = [suite_pb2.Prompt(id=prompt, method=generate, template=template) for prompt, template in texts]
+        criteria = [suite_pb2.Criterion(chrf=suite_pb2.Chrf()), suite_pb2.Criterion(exact_match=suite_pb2.ExactMatch())]
+        suite = await world.suite("free", dataset=dataset, prompts=asking, criteria=criteria)
+        created = await world.create(pb.Subject(model=BASE), pb.Subject(model="ft:tiny:default::1"), suite=suite.name)
+        done = await ended(world, created.name)
+        left = await gateway.api_keys.ListApiKeys(api_key_pb2.ListApiKeysRequest(parent=PARENT))
+    assert done.state == pb.Evaluation.STATE_SUCCEEDED, done.error
+    assert done.answered_count == len(upstream.requests) == 2 * 2 * (130 + 6)
+    chosen = [score for score in done.scores if score.is_chosen]
+    assert [(score.model, score.prompt, score.item_count) for score in chosen] == [(BASE, "plain", 130), (TUNED, "plain", 130)]
+    meant = [row["messages"][1]["content"] for row in rows(20, 130)]
+    said = [row["messages"][0]["content"] for row in rows(20, 130)]
+    metrics = {metric.name: metric for metric in chosen[0].metrics}
+    assert 100 * metrics["chrf"].value == pytest.approx(CHRF().corpus_score(said, [meant]).score)
+    assert metrics["exact_match"].value == 0.5
+    assert {(pair.effect, pair.p_value, pair.candidate_prompt) for pair in done.comparisons} == {(0.0, 1.0, "plain")}
+    assert [key.display_name for key in left.api_keys] == ["tests"]
 
 
 async def test_free_text_is_evaluated_from_its_rows_to_graded_scores(tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ def part_of(store: LocalObjectStore, given: list[dict[str, Any]]) -> dataset_pb2
 
 
 @contextlib.asynccontextmanager
-async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str]) -> AsyncIterator[World]:
+async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str], keys_address: str = "") -> AsyncIterator[World]:
+    """An evaluator with its peers; `keys_address` is a gateway's that issues real keys."""
     store = LocalObjectStore(tmp_path / "objects")
     datasets, models, keys = ScriptedDatasets(), ScriptedModels(), ScriptedKeys()
     fill(store, datasets, models, tmp_path)
@@ -218,7 +219,7 @@ async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str]
                 registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", keys),
             )
         )
-        peers = Peers(peer_address, peer_address, peer_address)
+        peers = Peers(peer_address, peer_address, keys_address or peer_address)
         evaluator = Evaluator(SqlDatabase(f"sqlite:///{tmp_path}/e.db"), store, launcher, peers, environment)
         address = await stack.enter_async_context(
             serving(
