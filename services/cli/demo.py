@@ -63,7 +63,7 @@ RECIPE: dict[str, Any] = {
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "validation_interval_steps": 16,
 }
-# Every way to ask that could make the base look good; the tuned model is judged by the first, the plain question.
+# Every way to ask that could make the base look good: validation rows choose the best. The tuned model gets the plain question.
 PLAIN = "zero-shot"
 PROMPTS = (
     {"id": PLAIN, "method": "METHOD_GENERATE"},
@@ -71,6 +71,7 @@ PROMPTS = (
     {"id": "label-scored", "method": "METHOD_SCORE_LABELS"},
     {"id": "few-shot-label-scored", "method": "METHOD_SCORE_LABELS", "shots": 3},
 )
+CRITERIA = ("classification", "exact_match")
 MAX_TOKENS = 16
 REFUSED = 1
 FAILED_STATES = ("FAILED", "CANCELLED")
@@ -206,7 +207,9 @@ async def make_suite(stage: Stage, dataset: dataset_pb2.Dataset) -> suite_pb2.Su
     """Create what is asked, or find it: the held-out rows, in every way of asking."""
     prompts = [suite_pb2.Prompt(**prompt) for prompt in PROMPTS]
     suite = suite_pb2.Suite(dataset=dataset.name, prompts=prompts, max_tokens=MAX_TOKENS)
-    suite_id = f"{ENDPOINT}-{_digest([dataset.digest, PROMPTS, MAX_TOKENS])[:12]}"
+    for criterion in CRITERIA:
+        getattr(suite.criteria.add(), criterion).SetInParent()
+    suite_id = f"{ENDPOINT}-{_digest([dataset.digest, PROMPTS, CRITERIA, MAX_TOKENS])[:12]}"
     request = suite_pb2.CreateSuiteRequest(parent=stage.call.parent, suite=suite, suite_id=suite_id)
     created: suite_pb2.Suite = await suites.client(stage.call).CreateSuite(request)
     return created

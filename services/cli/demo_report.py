@@ -53,6 +53,7 @@ def build(stage: Stage, outcome: Outcome, base: str, endpoint: str, prompt: str)
         examples=tuple(outcome.examples),
         prompt=prompt,
         facts=_facts(stage, outcome, manifest),
+        is_chosen_on_validation=evaluation.choice == evaluation_pb2.Evaluation.CHOICE_VALIDATION,
     )
 
 

@@ -6,6 +6,7 @@ transformers looks for it. Golden answers stay behind: they hold rows of the dat
 an adapter on may not want to pass on with it.
 """
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -13,9 +14,9 @@ from pathlib import Path
 from afina.v1 import model_pb2
 from google.protobuf import json_format
 
-from services.common.errors import AlreadyExists, InvalidInput
+from services.common.errors import AlreadyExists, InvalidInput, NotFound
 from services.common.ports.manifest import Manifest, fetch_folder
-from services.common.ports.object_store import ObjectStore
+from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore
 
 PRIVATE = frozenset({"golden.json"})
 TEMPLATE = "chat_template.jinja"
@@ -54,6 +55,28 @@ def _declared_template(model: model_pb2.Model) -> str:
     """Return the chat template that an adapter was trained with, where it is not its tokenizer's own."""
     base = json_format.MessageToDict(model.provenance).get("base")
     return str(base.get("chat_template", "")) if isinstance(base, dict) else ""
+
+
+def download_file(store: ObjectStore, artifact: Artifact, path: Path) -> None:
+    """Put one object into a new file, checked against its digest; it appears by one rename, whole or not at all.
+
+    Raises: AlreadyExists, ArtifactNotFound, InvalidInput (other bytes than its digest says), NotFound (no such folder).
+    """
+    if path.exists():
+        raise AlreadyExists(f"{path} exists; name a file that does not.", reason="FILE_IN_USE")
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"There is no folder {path.absolute().parent}; make it first.", reason="FOLDER_MISSING")
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.absolute().parent) as staging:
+        staged = Path(staging) / path.name
+        with store.open(artifact.key) as source, staged.open("wb") as target:
+            while chunk := source.read(CHUNK_BYTES):
+                digest.update(chunk)
+                target.write(chunk)
+        if digest.hexdigest() != artifact.sha256:
+            text = f"{artifact.key} holds other bytes than its digest says; restore it from a copy."
+            raise InvalidInput(text, reason="ARTIFACT_CORRUPT", metadata={"key": artifact.key})
+        os.rename(staged, path)
 
 
 def _manifest(store: ObjectStore, model: model_pb2.Model) -> Manifest:

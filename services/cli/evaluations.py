@@ -1,16 +1,22 @@
 """`afina evaluations`: run a suite on models, watch it, read the scores with their uncertainty."""
 
+import asyncio
 import uuid
-from typing import Any
+from pathlib import Path
 
 import click
 from afina.v1 import evaluation_pb2 as pb
 from afina.v1 import evaluation_pb2_grpc
+from rich.console import RenderableType
 
-from services.cli import models
+from services.cli import evaluation_tables
 from services.cli.call import Call, every, last, verb
-from services.cli.output import age, table
+from services.cli.download import download_file
+from services.cli.output import age, size
 from services.cli.watching import state_of, watch_evaluation
+from services.common.backends import choose
+from services.common.errors import WrongState
+from services.common.ports.object_store import Artifact
 from services.common.transport.grpc_client import Client
 
 FAILED = 1
@@ -31,8 +37,7 @@ async def create(call: Call, suite: str, asked: tuple[str, ...], request_id: str
     subjects = []
     for text in asked:
         model, _, prompts = text.partition("=")
-        found = await models.find(call, model)
-        subjects.append(pb.Subject(model=found.name, prompts=[prompt for prompt in prompts.split(",") if prompt]))
+        subjects.append(pb.Subject(model=model, prompts=[prompt for prompt in prompts.split(",") if prompt]))
     evaluation = pb.Evaluation(suite=call.name("suites", suite), subjects=subjects)
     request = pb.CreateEvaluationRequest(parent=call.parent, evaluation=evaluation, request_id=request_id)
     created = await client(call).CreateEvaluation(request)
@@ -59,10 +64,26 @@ async def list_(call: Call) -> None:
 
 @verb(group, "get")
 @click.argument("evaluation")
-async def get(call: Call, evaluation: str) -> None:
-    """Show one evaluation with its scores."""
+@click.option("--all", "in_full", is_flag=True, help="Also each label, and every metric and test of the comparisons.")
+async def get(call: Call, evaluation: str, in_full: bool) -> None:
+    """Show one evaluation: scores with their uncertainty, confusion matrices, comparisons."""
     request = pb.GetEvaluationRequest(name=call.name("evaluations", evaluation))
-    show(call, await client(call).GetEvaluation(request))
+    show(call, await client(call).GetEvaluation(request), in_full=in_full)
+
+
+@verb(group, "download")
+@click.argument("evaluation")
+@click.option("-o", "--output", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A file to be made.")
+async def download(call: Call, evaluation: str, path: Path) -> None:
+    """Download all answers, item by item, as JSON lines: question, expected, and each model's answer with its scores."""
+    found = await client(call).GetEvaluation(pb.GetEvaluationRequest(name=call.name("evaluations", evaluation)))
+    if not found.answers.key:
+        text = f"{found.name} is {state_of(found)} and has no answers; wait until it has succeeded."
+        raise WrongState(text, metadata={"state": state_of(found)})
+    store = choose.object_store(call.home.object_store)
+    answers = Artifact(found.answers.key, found.answers.size_bytes, found.answers.sha256)
+    await asyncio.to_thread(download_file, store, answers, path)
+    call.show(found, {"file": path, "size": size(found.answers.size_bytes), "sha256": found.answers.sha256})
 
 
 @verb(group, "watch")
@@ -85,8 +106,8 @@ def client(call: Call) -> Client:
     return call.client(evaluation_pb2_grpc.EvaluationServiceStub, "evaluator")
 
 
-def show(call: Call, evaluation: pb.Evaluation) -> None:
-    """Print one evaluation: where it stands, then what came out."""
+def show(call: Call, evaluation: pb.Evaluation, *, in_full: bool = False) -> None:
+    """Print one evaluation: where it stands, then what came out; `in_full` with every metric and test."""
     call.show(
         evaluation,
         {
@@ -101,27 +122,18 @@ def show(call: Call, evaluation: pb.Evaluation) -> None:
     )
     if call.as_json or not evaluation.scores:
         return
-    scores: dict[str, Any] = {
-        "model": lambda s: last(s.model),
-        "prompt": lambda s: s.prompt,
-        "accuracy": lambda s: f"{s.accuracy:.1%}",
-        "95% interval": lambda s: f"{s.accuracy_low:.1%} … {s.accuracy_high:.1%}",
-        "macro F1": lambda s: f"{s.macro_f1:.3f}",
-        "exact": lambda s: f"{s.exact_match:.1%}",
-        "items": lambda s: s.item_count,
-    }
-    comparisons: dict[str, Any] = {
-        "candidate": lambda c: f"{last(c.candidate)} ({c.candidate_prompt})",
-        "champion": lambda c: f"{last(c.champion)} ({c.champion_prompt})",
-        "effect": lambda c: f"{c.effect:+.1%}",
-        "95% interval": lambda c: f"{c.effect_low:+.1%} … {c.effect_high:+.1%}",
-        "p": lambda c: f"{c.p_value:.2g}",
-    }
     call.out.print()
-    call.out.print(table(scores, evaluation.scores))
+    call.out.print(evaluation_tables.scores(evaluation))
+    if told := evaluation_tables.CHOICES.get(evaluation.choice):
+        call.out.print(told, style="dim", markup=False)
+    tables: list[RenderableType] = list(evaluation_tables.confusions(evaluation))
+    if in_full and evaluation.labels:
+        tables.append(evaluation_tables.labels(evaluation))
     if evaluation.comparisons:
+        tables.append(evaluation_tables.comparisons(evaluation, in_full=in_full))
+    for shown in tables:
         call.out.print()
-        call.out.print(table(comparisons, evaluation.comparisons))
+        call.out.print(shown)
 
 
 async def _watch(call: Call, name: str) -> int:

@@ -55,9 +55,14 @@ def _json(field: FieldDescriptor, value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
+ENUM_PREFIXES = (
+    "STATE_", "KIND_", "METHOD_", "SCHEDULE_", "LEVEL_", "SERVING_", "CHOICE_", "PART_", "INTERVAL_", "TEST_", "TOKENIZER_",
+)  # fmt: skip
+
+
 def short(enum_name: str) -> str:
     """Return an enum value without its prefix: STATE_RUNNING is RUNNING, METHOD_SCORE_LABELS is SCORE_LABELS."""
-    for prefix in ("STATE_", "KIND_", "METHOD_", "SCHEDULE_", "LEVEL_", "SERVING_"):
+    for prefix in ENUM_PREFIXES:
         enum_name = enum_name.removeprefix(prefix)
     return enum_name
 

@@ -94,6 +94,7 @@ class Report:
     examples: tuple[Example, ...]
     prompt: str
     facts: dict[str, str] = field(default_factory=dict)
+    is_chosen_on_validation: bool = False
 
     @property
     def tuned(self) -> ScoredPrompt:
@@ -103,16 +104,13 @@ class Report:
     @property
     def baselines(self) -> list[ScoredPrompt]:
         """What the tuned model has to beat, weakest first."""
-        return sorted((score for score in self.scores if score.role != "tuned"), key=self._strength)
-
-    def _strength(self, score: ScoredPrompt) -> tuple[float, bool]:
-        """Accuracy; of equals, the one that the paired test took comes last."""
-        return score.accuracy, self.comparison is not None and score.prompt == self.comparison.champion
+        return sorted((score for score in self.scores if score.role != "tuned"), key=lambda score: score.accuracy)
 
     @property
     def best_baseline(self) -> ScoredPrompt:
-        """The strongest of them."""
-        return self.baselines[-1]
+        """The one that the paired test took, which was chosen on other rows; without a test the strongest."""
+        champion = self.comparison.champion if self.comparison else ""
+        return next((score for score in self.baselines if score.prompt == champion), self.baselines[-1])
 
     @property
     def ranked(self) -> list[ScoredPrompt]:
@@ -124,6 +122,7 @@ class Report:
         """The result in one sentence."""
         tuned, best = self.tuned, self.best_baseline
         how = "the majority class" if best.role == MAJORITY else f"the best prompt of its base ({best.prompt})"
+        how += ", chosen on validation rows," * self.is_chosen_on_validation
         return f"{tuned.accuracy:.1%} of {tuned.item_count} held-out reviews right, where {how} gets {best.accuracy:.1%}."
 
     def to_json(self) -> str:

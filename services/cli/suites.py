@@ -1,13 +1,14 @@
 """`afina suites`: what to ask, and how to score the answers."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import click
 from afina.v1 import suite_pb2 as pb
 from afina.v1 import suite_pb2_grpc
 
 from services.cli.call import Call, every, last, verb
-from services.cli.output import age, short
+from services.cli.output import age, document, short
 from services.common.transport.grpc_client import Client
 
 METHODS = {"generate": "METHOD_GENERATE", "score-labels": "METHOD_SCORE_LABELS"}
@@ -27,6 +28,58 @@ class PromptType(click.ParamType):
         return pb.Prompt(id=parts[0], method=METHODS[parts[1]], shots=shots, seed=seed)
 
 
+class CriterionType(click.ParamType):
+    """NAME[:OPTION,OPTION], as in exact-match:keep-case or bleu:zh,lowercase."""
+
+    name = "NAME[:OPTION,…]"
+    kinds: ClassVar[dict[str, Any]] = {field.name.replace("_", "-"): field for field in pb.Criterion.DESCRIPTOR.fields}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> pb.Criterion:
+        """Parse one criterion, or fail as usage."""
+        if isinstance(value, pb.Criterion):
+            return value
+        name, _, told = str(value).partition(":")
+        if name not in self.kinds:
+            self.fail(f"{name!r} is no criterion; there are {', '.join(self.kinds)}.", param, ctx)
+        criterion = pb.Criterion()
+        chosen = getattr(criterion, self.kinds[name].name)
+        chosen.SetInParent()
+        options = self._options(chosen)
+        for option in filter(None, told.split(",")):
+            if option not in options:
+                self.fail(f"{name} has no option {option!r}; it has {', '.join(options) or 'none'}.", param, ctx)
+            setattr(chosen, *options[option])
+        return criterion
+
+    def _options(self, message: Any) -> dict[str, tuple[str, Any]]:
+        """Return the options of a criterion, each with the field that it sets."""
+        options: dict[str, tuple[str, Any]] = {}
+        for field in message.DESCRIPTOR.fields:
+            if field.enum_type is None:
+                options[field.name.replace("_", "-")] = (field.name, True)
+            else:
+                options |= {short(value.name).lower(): (field.name, value.number) for value in field.enum_type.values[1:]}
+        return options
+
+
+class WordsType(click.ParamType):
+    """PROMPT=TEXT, or PROMPT=@FILE for the text in a file."""
+
+    name = "PROMPT=TEXT|@FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Parse the words of one prompt, or fail as usage."""
+        prompt, is_given, text = str(value).partition("=")
+        if not is_given:
+            self.fail(f"{value!r} is not {self.name}.", param, ctx)
+        if not text.startswith("@"):
+            return prompt, text
+        try:
+            return prompt, Path(text[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            self.fail(f"{text[1:]} can't be read: {error}", param, ctx)
+
+
 @click.group("suites")
 def group() -> None:
     """What to ask, and how to score the answers."""
@@ -34,15 +87,51 @@ def group() -> None:
 
 @verb(group, "create")
 @click.argument("suite_id")
-@click.option("--dataset", required=True, help="The dataset whose test rows are asked.")
+@click.option("--dataset", required=True, help="The dataset whose rows are asked.")
+@click.option("--part", type=click.Choice(["test", "validation"]), default="test", show_default=True, help="Which rows.")
 @click.option("--prompt", "prompts", type=PromptType(), multiple=True, required=True, help="A way to ask; repeatable.")
+@click.option("--instruction", "instructions", type=WordsType(), multiple=True, help="A prompt's system message; repeatable.")
+@click.option(
+    "--template", "templates", type=WordsType(), multiple=True, help="What the user says, with {{question}}; repeatable."
+)
+@click.option(
+    "--criterion",
+    "criteria",
+    type=CriterionType(),
+    multiple=True,
+    help="exact-match, classification, bleu, chrf or rouge, as in exact-match:keep-case; the first decides. Repeatable.",
+)
 @click.option("--label", "labels", multiple=True, help="A possible answer; those of the dataset unless given. Repeatable.")
 @click.option("--max-tokens", type=int, default=0, help="Longest answer in tokens; 32.")
 async def create(
-    call: Call, suite_id: str, dataset: str, prompts: tuple[pb.Prompt, ...], labels: tuple[str, ...], max_tokens: int
+    call: Call,
+    suite_id: str,
+    dataset: str,
+    part: str,
+    prompts: tuple[pb.Prompt, ...],
+    instructions: tuple[tuple[str, str], ...],
+    templates: tuple[tuple[str, str], ...],
+    criteria: tuple[pb.Criterion, ...],
+    labels: tuple[str, ...],
+    max_tokens: int,
 ) -> None:
     """Create a suite; the same id with the same content is the same suite."""
-    suite = pb.Suite(dataset=call.name("datasets", dataset), prompts=prompts, labels=labels, max_tokens=max_tokens)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    for field, words in (("instruction", instructions), ("template", templates)):
+        for prompt, text in words:
+            if prompt not in by_id:
+                raise click.UsageError(
+                    f"--{field} is for the prompt {prompt}, and there is none; name one of {', '.join(by_id)}."
+                )
+            setattr(by_id[prompt], field, text)
+    suite = pb.Suite(
+        dataset=call.name("datasets", dataset),
+        part=pb.Suite.Part.Value(f"PART_{part.upper()}"),
+        prompts=prompts,
+        criteria=criteria,
+        labels=labels,
+        max_tokens=max_tokens,
+    )
     request = pb.CreateSuiteRequest(parent=call.parent, suite=suite, suite_id=suite_id)
     show(call, await client(call).CreateSuite(request))
 
@@ -75,16 +164,29 @@ def client(call: Call) -> Client:
 
 def show(call: Call, suite: pb.Suite) -> None:
     """Print one suite."""
-    prompts = [f"{p.id} ({short(pb.Prompt.Method.Name(p.method)).lower()}, {p.shots} shots)" for p in suite.prompts]
+    prompts = [_prompt(prompt) for prompt in suite.prompts]
     call.show(
         suite,
         {
             "name": suite.name,
-            "dataset": suite.dataset,
+            "dataset": f"{suite.dataset}, {short(pb.Suite.Part.Name(suite.part)).lower()} rows",
             "prompts": "\n".join(prompts),
+            "criteria": ", ".join(_words(criterion) for criterion in suite.criteria),
             "labels": ", ".join(suite.labels),
             "max tokens": suite.max_tokens,
             "digest": suite.digest,
             "made": age(suite.create_time),
         },
     )
+
+
+def _prompt(prompt: pb.Prompt) -> str:
+    words = ", its own words" if prompt.instruction or prompt.template else ""
+    return f"{prompt.id} ({short(pb.Prompt.Method.Name(prompt.method)).lower()}, {prompt.shots} shots{words})"
+
+
+def _words(criterion: pb.Criterion) -> str:
+    """Return a criterion as one writes it: bleu:zh,lowercase."""
+    [(kind, options)] = document(criterion).items()
+    told = [str(value).lower() if isinstance(value, str) else name.replace("_", "-") for name, value in options.items() if value]
+    return ":".join(filter(None, (kind.replace("_", "-"), ",".join(told))))

@@ -33,6 +33,7 @@ class Settings:
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
     gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway issues keys over gRPC", default="127.0.0.1:50055")
     gateway_url: str = setting("GATEWAY_URL", "root of the gateway's HTTP API", default="http://127.0.0.1:8080")
+    parallel_questions: int = setting("PARALLEL_QUESTIONS", "questions of an evaluation in flight at a time", default=16)
     lease_s: float = setting("LEASE_S", "seconds that a claim on an evaluation lasts", default=60.0)
 
 
@@ -47,6 +48,7 @@ async def run(settings: Settings, program: Program) -> None:
             "AFINA_CACHE": settings.cache,
             "AFINA_REPORT_TO": settings.address,
             "GATEWAY_URL": settings.gateway_url,
+            "PARALLEL_QUESTIONS": str(settings.parallel_questions),
         },
     )
     server = GrpcServer(

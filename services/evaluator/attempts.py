@@ -32,6 +32,7 @@ from services.common.reconcile import Change
 from services.evaluator import suite
 from services.evaluator.clients import Key
 from services.evaluator.evaluation import KIND, MAX_CRASHES, Evaluation, now
+from services.evaluator.scoring import criteria
 from services.evaluator.suite import Suite
 from services.evaluator.use_cases import Evaluator
 
@@ -145,13 +146,19 @@ def spec_of(current: Evaluation, asked: Suite, attempt: int) -> dict[str, Any]:
     return {
         "evaluation": current.name,
         "attempt": attempt,
-        "dataset": {"train": dict(asked.train.artifact), "test": dict(asked.test.artifact)},
+        "dataset": {
+            "train": dict(asked.train.artifact),
+            "asked": dict(asked.asked.artifact),
+            "choosing": dict(asked.choosing.artifact),
+        },
         "suite": {
+            "part": asked.part.lower(),
+            "criteria": [criteria.to_document(criterion) for criterion in asked.criteria],
             "labels": list(asked.labels),
             "max_tokens": asked.max_tokens,
             "prompts": [asdict(prompt) for prompt in asked.prompts],
         },
-        "subjects": [asdict(subject) for subject in current.subjects],
+        "subjects": [{**asdict(subject), "has_choice": asked.has_choice(len(subject.prompts))} for subject in current.subjects],
         "result": {"prefix": f"evaluations/{current.id}/files", "manifest_key": current.manifest_key},
     }
 

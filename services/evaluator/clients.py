@@ -35,7 +35,8 @@ class Peers:
     async def questions(self, dataset: str) -> Questions:
         """Return what a suite has to know of a Dataset. Raises: NotFound."""
         found = await self._datasets.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset))
-        return Questions(found.digest, _part(found.train), _part(found.test), dict(found.label_counts))
+        train, validation, test = (_part(part) for part in (found.train, found.validation, found.test))
+        return Questions(found.digest, train, validation, test, dict(found.label_counts))
 
     async def subject(self, asked: Subject, project: str) -> Subject:
         """Return a subject with the model's full name, digest, public id and base. Raises: NotFound, InvalidInput."""

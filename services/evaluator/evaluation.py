@@ -66,6 +66,8 @@ class Evaluation:
     start_time: str = ""
     end_time: str = ""
     trace_id: str = ""
+    deciding_metric: str = ""
+    choice: str = "UNSPECIFIED"
 
     @property
     def id(self) -> str:

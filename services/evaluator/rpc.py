@@ -1,6 +1,7 @@
 """SuiteService, EvaluationService and WorkerService: proto ↔ use case."""
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -12,7 +13,8 @@ from services.common.ports.database import Record
 from services.common.transport import wire
 from services.evaluator import use_cases
 from services.evaluator.evaluation import Evaluation, Subject
-from services.evaluator.suite import Prompt, Suite
+from services.evaluator.scoring.criteria import KINDS, Bleu, Criterion, Unset
+from services.evaluator.suite import TEST, Prompt, Suite
 from services.evaluator.use_cases import Evaluator
 
 
@@ -28,9 +30,11 @@ class SuiteRpc(suite_pb2_grpc.SuiteServiceServicer):
         asked = Suite(
             name="",
             dataset=given.dataset,
-            prompts=tuple(Prompt(p.id, _method(p.method), p.shots, p.seed) for p in given.prompts),
+            prompts=tuple(_prompt(prompt) for prompt in given.prompts),
             labels=tuple(given.labels),
             max_tokens=given.max_tokens,
+            criteria=tuple(criterion_of(criterion) for criterion in given.criteria),
+            part=_name(suite_pb2.Suite.Part, given.part, "PART_") if given.part else TEST,
         )
         return suite_message(await use_cases.create_suite(self._evaluator, request.parent, asked, request.suite_id))
 
@@ -71,7 +75,7 @@ class EvaluationRpc(evaluation_pb2_grpc.EvaluationServiceServicer):
         """See the proto."""
         after, limit = wire.page_of(request.page_size, request.page_token)
         records = await use_cases.list_evaluations(self._evaluator, request.parent, after, limit)
-        evaluations = [await self._message(record) for record in records]
+        evaluations = [_brief(await self._message(record)) for record in records]
         return pb.ListEvaluationsResponse(evaluations=evaluations, next_page_token=wire.next_page_token(records, limit))
 
     async def CancelEvaluation(self, request: pb.CancelEvaluationRequest, context: grpc.aio.ServicerContext) -> pb.Evaluation:
@@ -101,8 +105,8 @@ def suite_message(record: Record) -> suite_pb2.Suite:
     """Return a suite as it travels."""
     suite = Suite.from_document(record.document)
     prompts = [
-        suite_pb2.Prompt(id=p.id, method=suite_pb2.Prompt.Method.Value(f"METHOD_{p.method}"), shots=p.shots, seed=p.seed)
-        for p in suite.prompts
+        suite_pb2.Prompt(**{**asdict(prompt), "method": suite_pb2.Prompt.Method.Value(f"METHOD_{prompt.method}")})
+        for prompt in suite.prompts
     ]
     return suite_pb2.Suite(
         name=suite.name,
@@ -112,6 +116,8 @@ def suite_message(record: Record) -> suite_pb2.Suite:
         max_tokens=suite.max_tokens,
         digest=suite.digest,
         create_time=wire.timestamp(record.create_time),
+        criteria=[criterion_message(criterion) for criterion in suite.criteria],
+        part=suite_pb2.Suite.Part.Value(f"PART_{suite.part}"),
     )
 
 
@@ -133,9 +139,21 @@ def evaluation_message(record: Record, answered: int) -> pb.Evaluation:
         create_time=wire.timestamp(record.create_time),
         end_time=wire.timestamp(evaluation.end_time),
         etag=str(record.version),
+        deciding_metric=evaluation.deciding_metric,
+        choice=pb.Evaluation.Choice.Value(f"CHOICE_{evaluation.choice}"),
     )
     if evaluation.answers:
         _parsed(evaluation.answers, message.answers)
+    return message
+
+
+def _brief(message: pb.Evaluation) -> pb.Evaluation:
+    """Leave out what makes a page of evaluations large."""
+    for score in message.scores:
+        score.ClearField("metrics")
+        score.ClearField("confusion")
+    for comparison in message.comparisons:
+        comparison.ClearField("differences")
     return message
 
 
@@ -143,7 +161,31 @@ def _parsed(document: Mapping[str, Any], message: Any) -> Any:
     return json_format.ParseDict(dict(document), message)
 
 
-def _method(number: int) -> str:
-    """Return a method's name; empty for one that is not known, which the suite then refuses."""
-    names: Mapping[int, str] = suite_pb2.Prompt.Method.DESCRIPTOR.values_by_number
-    return suite_pb2.Prompt.Method.Name(number).removeprefix("METHOD_") if number in names else ""
+def criterion_of(message: suite_pb2.Criterion) -> Criterion:
+    """Return a criterion as the suite knows it; Unset for one that says nothing, which the suite then refuses."""
+    kind = message.WhichOneof("criterion")
+    if kind is None:
+        return Unset()
+    given = getattr(message, kind)
+    options = {field.name: getattr(given, field.name) for field in given.DESCRIPTOR.fields}
+    if kind == Bleu.kind:
+        options["tokenizer"] = _name(suite_pb2.Bleu.Tokenizer, options["tokenizer"] or 1, "TOKENIZER_").lower()
+    return KINDS[kind](**options)
+
+
+def criterion_message(criterion: Criterion) -> suite_pb2.Criterion:
+    """Return a criterion as it travels."""
+    options = asdict(criterion)
+    if isinstance(criterion, Bleu):
+        options["tokenizer"] = f"TOKENIZER_{criterion.tokenizer.upper()}"
+    return _parsed({criterion.kind: options}, suite_pb2.Criterion())  # type: ignore[no-any-return]
+
+
+def _prompt(given: suite_pb2.Prompt) -> Prompt:
+    method = _name(suite_pb2.Prompt.Method, given.method, "METHOD_")
+    return Prompt(given.id, method, given.shots, given.seed, given.instruction, given.template)
+
+
+def _name(enum: Any, number: int, prefix: str) -> str:
+    """Return a value's name; empty for one that is not known, which the suite then refuses."""
+    return str(enum.Name(number)).removeprefix(prefix) if number in enum.DESCRIPTOR.values_by_number else ""

@@ -1,11 +1,12 @@
 """How sure a score is, and whether one model really is better than another on the same items.
 
-Everything is for proportions, in closed form or exact, so a result needs no seed and is the same wherever it is
-computed. Pure: the worker computes with it, a test checks it against the publications.
+Everything here is in closed form or exact, so a result needs no seed and is the same wherever it is computed; what has to
+be resampled is in `bootstrap`. Pure: the worker computes with it, a test checks it against the publications.
 """
 
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, stdev
 
 CONFIDENCE = 0.95
 
@@ -44,6 +45,16 @@ def mcnemar_p_value(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * tail / (1 << discordant))
 
 
+def sign_test_p_value(wins: int, losses: int) -> float:
+    """Return the exact one-sided p-value that wins are no likelier than losses: P(X >= wins) for Binomial(wins + losses, 1/2)."""
+    trials = wins + losses
+    term = tail = 1
+    for k in range(losses):
+        term = term * (trials - k) // (k + 1)
+        tail += term
+    return tail / (1 << trials)
+
+
 def paired_difference_interval(
     both: int, first_only: int, second_only: int, neither: int, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
@@ -79,3 +90,60 @@ def _corrected_correlation(both: int, first_only: int, second_only: int, neither
     if cross > 0:
         cross = max(cross - total / 2, 0.0)
     return cross / math.sqrt(margins)
+
+
+def paired_t(differences: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Return Student's t interval of the mean difference, low and high, and the two-sided p-value that it is 0.
+
+    Under two items nothing is known: (-1, 1) and 1. Where all differences are equal the interval is that number, and the
+    p-value 1 for no difference at all, else 0.
+    Source: Student (1908), Biometrika 6:1-25.
+    """
+    count = len(differences)
+    if count < 2:
+        return -1.0, 1.0, 1.0
+    mean, error = fmean(differences), stdev(differences) / math.sqrt(count)
+    if error == 0:
+        return mean, mean, 0.0 if mean else 1.0
+    half = _t_quantile(confidence, count - 1) * error
+    return mean - half, mean + half, _t_p_value(mean / error, count - 1)
+
+
+def _t_p_value(t: float, freedom: int) -> float:
+    """Return P(|T| >= |t|): the incomplete beta function at n/(n + t²). Source: Abramowitz and Stegun (1964), 26.7.1."""
+    return _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
+
+
+def _t_quantile(confidence: float, freedom: int) -> float:
+    """Return the t with P(|T| < t) = confidence, by halving."""
+    low, high = 0.0, 1.0
+    while _t_p_value(high, freedom) > 1 - confidence:
+        high *= 2
+    for _ in range(60):  # to the last bit of a double
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_p_value(middle, freedom) > 1 - confidence else (low, middle)
+    return high
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """Return the regularised incomplete beta function I_x(a, b).
+
+    Source: Abramowitz and Stegun (1964), 26.5.8, as a continued fraction, evaluated by Lentz (1976), Applied Optics 15:668.
+    """
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # there the fraction converges slowly; use the symmetry I_x(a, b) = 1 - I_{1-x}(b, a)
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, 1000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for numerator in (even, odd):
+            d = 1 / (1 + numerator * d)
+            c = 1 + numerator / c
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front * fraction

@@ -5,13 +5,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from services.common import attempts
-from services.common.errors import AlreadyExists, Conflict, InvalidInput, Unauthenticated, Violation, WrongState
+from services.common.errors import (
+    AfinaError,
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Unauthenticated,
+    Violation,
+    WrongState,
+)
 from services.common.names import LOWER_ID, new_id, parse
 from services.common.ports.database import Database, NewEvent, Record, StoredEvent
 from services.common.ports.launcher import Launcher
 from services.common.ports.object_store import ObjectStore
 from services.common.telemetry import trace_id
-from services.evaluator import evaluation, suite
+from services.evaluator import evaluation, suite, suite_checks
 from services.evaluator.clients import Peers
 from services.evaluator.evaluation import Evaluation, Subject
 from services.evaluator.suite import Suite
@@ -34,16 +43,19 @@ class Evaluator:
 async def create_suite(evaluator: Evaluator, parent: str, asked: Suite, suite_id: str) -> Record:
     """Create a suite; the same content under the same id is the same suite. Raises: InvalidInput, NotFound, AlreadyExists."""
     project = parse(PARENT, parent)["project"]
-    violations = suite.check(asked)
+    violations = suite_checks.check(asked)
     if suite_id and not LOWER_ID.fullmatch(suite_id):
         violations.append(Violation("suite_id", "MALFORMED", "suite_id has 1 to 63 characters of a-z, 0-9 and -."))
     if not _belongs(asked.dataset, DATASET, project):
         text = f"Name a dataset of this project: projects/{project}/datasets/…."
         violations.append(Violation("suite.dataset", "MALFORMED", text))
         _refuse("suite", violations)
-    questions = await evaluator.peers.questions(asked.dataset)
+    try:
+        questions = await evaluator.peers.questions(asked.dataset)
+    except NotFound as error:
+        raise _refusal_of_unknown("suite", [_unknown("suite.dataset", error, "datasets")], violations) from error
     whole = asked.over(questions)
-    _refuse("suite", violations + suite.check_over(whole, questions.label_counts))
+    _refuse("suite", violations + suite_checks.check_over(whole, questions.label_counts))
     name = f"{parent}/suites/{suite_id or f'suite-{whole.digest[:24]}'}"
     whole = replace(whole, name=name)
     try:
@@ -72,16 +84,15 @@ async def create_evaluation(
 ) -> Record:
     """Create an evaluation, which begins by itself. Raises: InvalidInput (every mistake at once), NotFound (suite, model)."""
     project = parse(PARENT, parent)["project"]
+    visible = evaluation.check_subjects([replace(s, prompts=()) for s in subjects], ())  # without knowing the suite
     if not _belongs(suite_name, suite.NAME, project):
         text = f"Name a suite of this project: projects/{project}/suites/…."
-        malformed = Violation("evaluation.suite", "MALFORMED", text)
-        _refuse("evaluation", [malformed, *evaluation.check_subjects([replace(s, prompts=()) for s in subjects], ())])
-    asked = Suite.from_document((await evaluator.database.get(suite.KIND, suite_name)).document)
-    prompts = [prompt.id for prompt in asked.prompts]
-    _refuse("evaluation", evaluation.check_subjects(subjects, prompts))
-    whole = [replace(s, prompts=s.prompts or tuple(prompts)) for s in subjects]
-    found = tuple([await evaluator.peers.subject(subject, project) for subject in whole])
-    _refuse("evaluation", evaluation.check_subjects(found, prompts))  # two names may be one model
+        _refuse("evaluation", [Violation("evaluation.suite", "MALFORMED", text), *visible])
+    try:
+        asked = Suite.from_document((await evaluator.database.get(suite.KIND, suite_name)).document)
+    except NotFound as error:
+        raise _refusal_of_unknown("evaluation", [_unknown("evaluation.suite", error, "suites")], visible) from error
+    found = await _subjects(evaluator, project, asked, subjects)
     name = f"{parent}/evaluations/{new_id('eval')}"
     new = Evaluation(
         name=name,
@@ -89,7 +100,9 @@ async def create_evaluation(
         suite_digest=asked.digest,
         subjects=found,
         labels=asked.labels,
-        question_count=asked.test.row_count * sum(len(subject.prompts) for subject in found),
+        deciding_metric=asked.deciding_metric,
+        choice="VALIDATION" if asked.choosing.row_count else "CLOSEST",
+        question_count=sum(asked.question_count(len(subject.prompts)) for subject in found),
         trace_id=trace_id.get(),
     )
     created = NewEvent("STATE_CHANGED", "The evaluation was created; it waits for its turn.", data={"state": new.state})
@@ -159,6 +172,25 @@ async def report_progress(
     return current.state == "CANCELLING"
 
 
+async def _subjects(evaluator: Evaluator, project: str, asked: Suite, subjects: Sequence[Subject]) -> tuple[Subject, ...]:
+    """Return who is asked, completed. Raises: InvalidInput (every mistake), NotFound (unknown models alone)."""
+    prompts = tuple(prompt.id for prompt in asked.prompts)
+    violations, unknown, found = evaluation.check_subjects(subjects, prompts), [], []
+    for index, subject in enumerate(subjects[: evaluation.MAX_SUBJECTS]):
+        path = f"evaluation.subjects[{index}].model"
+        try:
+            if subject.model:
+                found.append(await evaluator.peers.subject(replace(subject, prompts=subject.prompts or prompts), project))
+        except NotFound as error:
+            unknown.append(_unknown(path, error, "models"))
+        except InvalidInput as error:
+            violations.append(Violation(path, error.reason, error.message))
+    if unknown:
+        raise _refusal_of_unknown("evaluation", unknown, violations)
+    _refuse("evaluation", violations or evaluation.check_subjects(found, prompts))  # two names may be one model
+    return tuple(found)
+
+
 def _belongs(name: str, pattern: str, project: str) -> bool:
     """Whether a name has a form and is of a project."""
     try:
@@ -167,7 +199,20 @@ def _belongs(name: str, pattern: str, project: str) -> bool:
         return False
 
 
+def _unknown(field: str, error: NotFound, nouns: str) -> Violation:
+    return Violation(field, "NOT_FOUND", f"{error.message} Take one that the list of {nouns} shows.")
+
+
+def _refusal_of_unknown(what: str, unknown: Sequence[Violation], others: Sequence[Violation]) -> AfinaError:
+    """Return the error for names that nothing has: NotFound where they are all that is wrong."""
+    return _refusal(what, [*others, *unknown], InvalidInput if others else NotFound)
+
+
 def _refuse(what: str, violations: Sequence[Violation]) -> None:
     if violations:
-        told = " ".join(violation.description for violation in violations)
-        raise InvalidInput(f"The {what} can't be created: {told}", violations=violations)
+        raise _refusal(what, violations, InvalidInput)
+
+
+def _refusal(what: str, violations: Sequence[Violation], kind: type[AfinaError]) -> AfinaError:
+    told = " ".join(violation.description for violation in violations)
+    return kind(f"The {what} can't be created: {told}", violations=violations)

@@ -25,10 +25,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite as it is now: its digest, and every prompt that it asks in."""
+    """A suite as it is now: its digest, every prompt that it asks in, and whether no row of it chose anything in training."""
 
     digest: str
     prompts: tuple[str, ...]
+    is_held_out: bool
 
 
 class Evaluations(Protocol):
@@ -64,7 +65,8 @@ class GrpcEvaluations:
     async def suite(self, name: str) -> Suite:
         """See Evaluations."""
         found = await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=name))
-        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts))
+        is_held_out = found.part != suite_pb2.Suite.PART_VALIDATION
+        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts), is_held_out)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -81,4 +83,5 @@ def _comparison(found: evaluation_pb2.Comparison) -> Comparison:
         item_count=found.item_count,
         candidate_only_count=found.candidate_only_count,
         champion_only_count=found.champion_only_count,
+        score_effect=found.effect,
     )

@@ -102,6 +102,9 @@ async def _checked(inference: Inference, current: Endpoint, candidate: Model, ev
     suite = await inference.evaluations.suite(evidence.suite)
     if suite.digest != evidence.suite_digest:
         raise _refusal("EVALUATION_STALE", f"{evidence.suite} is not what {evidence.name} asked; evaluate again.")
+    if not suite.is_held_out:
+        told = f"{evidence.suite} asks validation rows, which chose the candidate's checkpoint; evaluate it on test rows."
+        raise _refusal("ROWS_NOT_HELD_OUT", told)
     for name in (champion, candidate.name):
         if evidence.digests.get(name) != await _digest(inference, name):
             raise _refusal("EVALUATION_STALE", f"{name} is not the model that {evidence.name} asked; evaluate again.")

@@ -1,8 +1,9 @@
 """The gate: whether the evidence lets a model take an endpoint's place. Pure arithmetic over counts of paired answers.
 
 Only counts are taken from an evaluation; effect and p-value follow from them here, so a verdict can be checked by hand.
-The test is McNemar's, exact and two-sided: of the items that just one of the two got right, the candidate's share would
-be a fair coin's if they were equally good.
+The test is McNemar's, exact and two-sided: of the items on which just one of the two was right, the candidate's share would
+be a fair coin's if they were equally good. Where answers are graded, an item counts for the one that scored higher, which
+makes it the sign test; who wins often by little and loses seldom by much has a lower score, and is not better.
 """
 
 import math
@@ -17,7 +18,7 @@ DEFAULT_MIN_ITEM_COUNT = 50
 
 @dataclass(frozen=True)
 class Gate:
-    """The rule. Units: `significance_level` is a probability, `min_effect` a difference of accuracies, 0 to 1."""
+    """The rule. Units: `significance_level` is a probability, `min_effect` one of accuracies, or shares won."""
 
     significance_level: float = DEFAULT_SIGNIFICANCE_LEVEL
     min_effect: float = 0.0
@@ -27,7 +28,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same items."""
+    """Two models on the same items; `score_effect` is the candidate's score less the champion's, of all items together."""
 
     champion: str
     champion_prompt: str
@@ -36,10 +37,11 @@ class Comparison:
     item_count: int
     candidate_only_count: int
     champion_only_count: int
+    score_effect: float = 0.0
 
     @property
     def effect(self) -> float:
-        """Accuracy of the candidate less that of the champion, -1 to 1."""
+        """Share of items on which the candidate did better less that of the champion, -1 to 1; of accuracies the difference."""
         return (self.candidate_only_count - self.champion_only_count) / self.item_count if self.item_count else 0.0
 
 
@@ -65,7 +67,7 @@ def decide(gate: Gate, comparison: Comparison) -> Verdict:
     n, effect = comparison.item_count, comparison.effect
     p_value = mcnemar_p_value(comparison.candidate_only_count, comparison.champion_only_count)
     numbers = (
-        f"on {n} items the candidate alone was right {comparison.candidate_only_count} times and the champion alone "
+        f"on {n} items the candidate did better {comparison.candidate_only_count} times and the champion "
         f"{comparison.champion_only_count} times: effect {effect:+.3f}, p = {p_value:.3g}"
     )
     if n < gate.min_item_count:
@@ -73,6 +75,8 @@ def decide(gate: Gate, comparison: Comparison) -> Verdict:
         return Verdict(Answer.INSUFFICIENT_EVIDENCE, f"Too few items: {numbers}; the gate needs {needed}.", needed)
     if effect <= gate.min_effect:
         return Verdict(Answer.NOT_BETTER, f"Not better: {numbers}; the gate asks for more than {gate.min_effect:+.3f}.")
+    if comparison.score_effect < 0:
+        return Verdict(Answer.NOT_BETTER, f"Not better: {numbers}; yet its score is lower by {-comparison.score_effect:.3f}.")
     if p_value > gate.significance_level:
         needed = max(n + 1, items_needed(gate, comparison))
         told = f"not significant at {gate.significance_level:g}, about {needed} items would tell"

@@ -57,6 +57,7 @@ class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2
     def __init__(self) -> None:
         self.evaluation = evaluation_pb2.Evaluation(name=EVALUATION)
         self.suite_digest = "e" * 64
+        self.suite_part = suite_pb2.Suite.PART_TEST
 
     async def GetEvaluation(
         self, request: evaluation_pb2.GetEvaluationRequest, context: grpc.aio.ServicerContext
@@ -67,7 +68,7 @@ class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2
 
     async def GetSuite(self, request: suite_pb2.GetSuiteRequest, context: grpc.aio.ServicerContext) -> suite_pb2.Suite:
         prompts = [suite_pb2.Prompt(id=prompt) for prompt in PROMPTS]
-        return suite_pb2.Suite(name=request.name, digest=self.suite_digest, prompts=prompts)
+        return suite_pb2.Suite(name=request.name, digest=self.suite_digest, prompts=prompts, part=self.suite_part)
 
 
 @dataclass

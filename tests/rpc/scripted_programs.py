@@ -146,6 +146,8 @@ class Suites(suite_pb2_grpc.SuiteServiceServicer):
         suite.MergeFrom(suite_pb2.Suite(dataset=request.suite.dataset))
         if not suite.prompts:
             suite.prompts.extend(request.suite.prompts)
+            suite.criteria.extend(request.suite.criteria)
+            suite.part = request.suite.part
         return suite
 
     async def GetSuite(self, request: Any, context: Any) -> Any:

@@ -184,8 +184,8 @@ async def test_a_suite_is_written_as_short_words(world: World) -> None:
     prompts = ("--prompt", "plain:generate", "--prompt", "few:score-labels:6:1")
     suite = await run_json(world, "suites", "create", "reviews", "--dataset", "ds-1", *prompts)
     assert suite["prompts"] == [
-        {"id": "plain", "method": "GENERATE", "shots": 0, "seed": 0},
-        {"id": "few", "method": "SCORE_LABELS", "shots": 6, "seed": 1},
+        {"id": "plain", "method": "GENERATE", "shots": 0, "seed": 0, "instruction": "", "template": ""},
+        {"id": "few", "method": "SCORE_LABELS", "shots": 6, "seed": 1, "instruction": "", "template": ""},
     ]
 
 

@@ -19,7 +19,7 @@ from services.evaluator.clients import Peers
 from services.evaluator.evaluation import KIND
 from services.evaluator.use_cases import Evaluator
 from tests.fakes import ScriptedLauncher
-from tests.unit.evaluator.world import BASE, DATASET, LABELS, PARENT, TUNED, World, id_of, opened, prompts
+from tests.unit.evaluator.world import BASE, DATASET, LABELS, PARENT, TUNED, World, id_of, opened, prompts, rows
 
 
 @pytest.fixture
@@ -33,6 +33,8 @@ async def test_a_suite_takes_what_it_leaves_open_from_its_dataset(world: World) 
     assert suite.name == f"{PARENT}/suites/reviews"
     assert list(suite.labels) == LABELS
     assert suite.max_tokens == 32
+    assert [criterion.WhichOneof("criterion") for criterion in suite.criteria] == ["classification", "exact_match"]
+    assert suite.part == suite_pb2.Suite.PART_TEST
     assert len(suite.digest) == 64
     assert await world.suites.GetSuite(suite_pb2.GetSuiteRequest(name=suite.name)) == suite
 
@@ -75,6 +77,63 @@ async def test_label_scoring_is_refused_where_the_dataset_has_no_labels(world: W
     assert list((await world.suite(prompts=prompts()[:1])).labels) == []
 
 
+async def test_a_suite_keeps_its_criteria_its_part_and_the_words_of_its_prompts(world: World) -> None:
+    world.hold("validation", rows(15, 3))
+    prompt = suite_pb2.Prompt(
+        id="mine", method=suite_pb2.Prompt.METHOD_GENERATE, instruction="Be brief.", template="{{question}}\nOne of {{labels}}:"
+    )
+    criteria = [
+        suite_pb2.Criterion(bleu=suite_pb2.Bleu(tokenizer=suite_pb2.Bleu.TOKENIZER_ZH, lowercase=True)),
+        suite_pb2.Criterion(chrf=suite_pb2.Chrf(words=True)),
+        suite_pb2.Criterion(rouge=suite_pb2.Rouge(unicode=True)),
+        suite_pb2.Criterion(exact_match=suite_pb2.ExactMatch(drop_articles=True)),
+        suite_pb2.Criterion(classification=suite_pb2.Classification()),
+    ]
+    suite = await world.suite(prompts=[prompt], criteria=criteria, part=suite_pb2.Suite.PART_VALIDATION)
+    assert list(suite.prompts) == [prompt]
+    assert list(suite.criteria) == criteria
+    assert suite.part == suite_pb2.Suite.PART_VALIDATION
+    created = await world.create(pb.Subject(model=BASE), suite=suite.name)
+    assert (created.deciding_metric, created.choice, created.question_count) == ("bleu", pb.Evaluation.CHOICE_CLOSEST, 3)
+
+
+async def test_validation_rows_choose_where_test_rows_decide(world: World) -> None:
+    world.hold("validation", rows(15, 3))
+    created = await world.create()
+    assert (created.deciding_metric, created.choice) == ("accuracy", pb.Evaluation.CHOICE_VALIDATION)
+    assert created.question_count == 3 * (6 + 3) + (6 + 3)
+    await world.move(created.name, "RUNNING")
+    spec = json.loads(world.store.read(world.environment(created.name)["AFINA_SPEC"]))
+    assert spec["dataset"]["choosing"]["key"] == world.datasets.datasets[DATASET].validation.artifact.key
+    assert [subject["has_choice"] for subject in spec["subjects"]] == [True, True]
+
+
+async def test_criteria_that_say_nothing_or_do_not_fit_free_text_are_refused_together(world: World) -> None:
+    world.datasets.datasets[DATASET].label_counts.clear()
+    criteria = [
+        suite_pb2.Criterion(classification=suite_pb2.Classification()),
+        suite_pb2.Criterion(),
+        suite_pb2.Criterion(bleu=suite_pb2.Bleu(tokenizer=99)),  # type: ignore[arg-type]
+    ]
+    bad = suite_pb2.Prompt(id="p", method=suite_pb2.Prompt.METHOD_GENERATE, template="{{questoin}}")
+    with pytest.raises(errors.InvalidInput) as caught:
+        await world.suite(prompts=[bad], criteria=criteria, part=9)
+    assert [(violation.field, violation.reason) for violation in caught.value.violations] == [
+        ("suite.prompts[0].template", "UNKNOWN_VARIABLE"),
+        ("suite.prompts[0].template", "QUESTION_MISSING"),
+        ("suite.part", "UNKNOWN_PART"),
+        ("suite.criteria[1]", "REQUIRED"),
+        ("suite.criteria[2].bleu.tokenizer", "UNKNOWN_TOKENIZER"),
+        ("suite.criteria", "LABELS_NEEDED"),
+    ]
+
+
+async def test_an_unknown_dataset_is_told_with_the_other_mistakes(world: World) -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        await world.suite(dataset=f"{PARENT}/datasets/none", max_tokens=-1)
+    assert [violation.field for violation in caught.value.violations] == ["suite.max_tokens", "suite.dataset"]
+
+
 async def test_an_evaluation_goes_from_suite_to_scores(world: World) -> None:
     created = await world.create()
     assert await world.state(created.name) == "PENDING"
@@ -94,6 +153,8 @@ async def test_an_evaluation_goes_from_suite_to_scores(world: World) -> None:
     )
     assert (done.comparisons[0].p_value, done.comparisons[0].candidate) == (0.25, TUNED)
     assert (done.answers.size_bytes, done.answered_count) == (3, 24)
+    [listed] = (await world.evaluations.ListEvaluations(pb.ListEvaluationsRequest(parent=PARENT))).evaluations
+    assert (listed.scores[0].accuracy, list(listed.scores[0].confusion)) == (0.5, [])
     assert done.HasField("end_time")
 
 
@@ -107,8 +168,10 @@ async def test_a_worker_gets_one_spec_one_token_and_a_key_that_ends_with_the_eva
     assert spec["evaluation"] == created.name
     assert spec["subjects"][1] == {
         "model": TUNED, "prompts": ["zero-shot"], "digest": "a" * 64, "public_id": "ft:tiny:default::1",
-        "base": {"manifest_key": "manifests/bases/tiny.json", "digest": "b" * 64},
+        "base": {"manifest_key": "manifests/bases/tiny.json", "digest": "b" * 64}, "has_choice": False,
     }  # fmt: skip
+    assert [criterion["kind"] for criterion in spec["suite"]["criteria"]] == ["classification", "exact_match"]
+    assert (spec["suite"]["part"], spec["dataset"]["choosing"]) == ("test", {})
     [request] = world.keys.live.values()
     assert told["GATEWAY_API_KEY"] == "afina-secret-1"
     assert (request.inference_only, request.ttl.seconds, request.parent) == (True, 6 * 3600, PARENT)
@@ -149,6 +212,22 @@ async def test_an_unknown_suite_or_model_is_not_found(world: World) -> None:
     world.models.models["foreign"] = model_pb2.Model(name="projects/other/models/x", public_id="x")
     with pytest.raises(errors.NotFound):
         await world.create(pb.Subject(model="projects/other/models/x"))
+
+
+async def test_all_unknown_models_are_told_at_once_and_with_other_mistakes(world: World) -> None:
+    unknown = [pb.Subject(model="models/none"), pb.Subject(model=BASE), pb.Subject(model="models/nobody")]
+    with pytest.raises(errors.NotFound) as caught:
+        await world.create(*unknown)
+    assert [violation.field for violation in caught.value.violations] == [
+        "evaluation.subjects[0].model",
+        "evaluation.subjects[2].model",
+    ]
+    with pytest.raises(errors.InvalidInput) as refused:
+        await world.create(*unknown[:1], pb.Subject(model=BASE, prompts=["poem"]))
+    assert [violation.reason for violation in refused.value.violations] == ["UNKNOWN_PROMPT", "NOT_FOUND"]
+    with pytest.raises(errors.InvalidInput) as missing:
+        await world.create(pb.Subject(), suite=f"{PARENT}/suites/none")
+    assert [violation.field for violation in missing.value.violations] == ["evaluation.subjects[0].model", "evaluation.suite"]
 
 
 async def test_a_quarantined_model_is_not_evaluated(world: World) -> None:

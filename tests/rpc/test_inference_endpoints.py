@@ -7,6 +7,7 @@ import pytest
 from afina.v1 import (
     endpoint_pb2,
     evaluation_pb2,
+    suite_pb2,
 )
 
 from services.common import errors
@@ -112,6 +113,17 @@ async def test_evidence_that_is_unfinished_stale_or_of_another_suite_is_refused(
     world.evaluator.evaluation.comparisons[0].champion = "models/other"
     assert await reason() == "WRONG_CHAMPION"
     assert (await world.promote(adapter.name)).model == adapter.name
+
+
+async def test_rows_that_chose_a_checkpoint_are_no_evidence(world: World) -> None:
+    entry = await world.add_base()
+    candidate = await world.add_adapter()
+    await world.add_endpoint()
+    await world.evaluate(candidate, entry.model)
+    world.evaluator.suite_part = suite_pb2.Suite.PART_VALIDATION
+    with pytest.raises(errors.WrongState) as caught:
+        await world.promote(candidate.name)
+    assert caught.value.reason == "ROWS_NOT_HELD_OUT"
 
 
 async def test_a_champion_that_was_not_asked_in_all_of_the_suites_ways_is_no_champion_to_beat(world: World) -> None:

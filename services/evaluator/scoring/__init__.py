@@ -1,6 +1,6 @@
-"""From answers to scores: pure functions, without clock, disk or network.
+"""From answers to scores: pure functions, without clock, disk or network; one file a family.
 
-`labels` reads an answer, `classes` counts who took what for what, `score` puts a model's result and a pair of models
-into one value each. An answer is right where the label that it names first is the reference; where a suite has no
-labels, where the whole answer equals the reference.
+`answers` holds what was said and reads it with `labels` and `exact`; `classes`, `bleu`, `chrf` and `rouge` grade it, each as a
+`graded.Graded`; `criteria` says which of them a suite wants; `measured` has all that they see in one model's answers. From
+there `score` makes one model's result, `comparison` that of two, and `choice` says by which prompt a model is judged.
 """

@@ -5,20 +5,14 @@ column for answers that name no label: such an answer is wrong for its row and b
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import numpy as np
+
+from services.evaluator.bootstrap import Floats
+from services.evaluator.scoring.answers import Answer
+from services.evaluator.scoring.graded import Graded, Key, ratio
 
 Confusion = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """How well one label was recognised; precision, recall and F1 are 0 where they are not defined. 0..1."""
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    item_count: int
 
 
 def confusion_of(pairs: Iterable[tuple[str, str | None]], labels: Sequence[str]) -> Confusion:
@@ -33,24 +27,34 @@ def confusion_of(pairs: Iterable[tuple[str, str | None]], labels: Sequence[str])
     return tuple(tuple(row) for row in counts)
 
 
-def class_scores(confusion: Confusion, labels: Sequence[str]) -> list[ClassScore]:
-    """Return precision, recall and F1 of each label. Shapes: [L, L + 1] -> L.
+def grade(answers: Sequence[Answer], labels: Sequence[str]) -> Graded:
+    """Grade by precision, recall and F1 of each label, their mean (macro) and their mean by occurrence (weighted)."""
+    index = {label: place for place, label in enumerate(labels)}
+    stats = np.zeros((len(answers), 3, len(labels)))
+    for row, answer in enumerate(answers):
+        stats[row, 0, index[answer.reference]] = answer.label == answer.reference
+        stats[row, 1, index[answer.reference]] = 1
+        if answer.label is not None:
+            stats[row, 2, index[answer.label]] = 1
+    flat = stats.reshape(len(answers), 3 * len(labels))
+    return Graded(flat, lambda sums: _scores(sums, labels), ("macro_f1", "weighted_f1"))
+
+
+def _scores(sums: Floats, labels: Sequence[str]) -> dict[Key, Floats]:
+    """Return all scores from counts of hits, references and answers. Shapes: [..., 3L] -> [...] each.
 
     Source: van Rijsbergen, Information Retrieval (1979), chapter 7; undefined is 0, as scikit-learn's zero_division=0.
     """
-    scores = []
-    for index, label in enumerate(labels):
-        hits = confusion[index][index]
-        asked = sum(confusion[index])
-        answered = sum(row[index] for row in confusion)
-        precision = hits / answered if answered else 0.0
-        recall = hits / asked if asked else 0.0
-        f1 = 2 * hits / (answered + asked) if answered + asked else 0.0
-        scores.append(ClassScore(label, precision, recall, f1, asked))
+    hits, asked, answered = np.split(sums, 3, axis=-1)  # [..., L] each
+    shares = asked / np.maximum(asked.sum(axis=-1, keepdims=True), 1)
+    scores: dict[Key, Floats] = {}
+    for name, score in (
+        ("precision", ratio(hits, answered)),
+        ("recall", ratio(hits, asked)),
+        ("f1", ratio(2 * hits, answered + asked)),
+    ):
+        for place, label in enumerate(labels):
+            scores[name, label] = score[..., place]
+        scores[f"macro_{name}", ""] = score.mean(axis=-1)
+        scores[f"weighted_{name}", ""] = (score * shares).sum(axis=-1)
     return scores
-
-
-def macro_f1(confusion: Confusion, labels: Sequence[str]) -> float:
-    """Return the unweighted mean of the labels' F1; 0 without labels."""
-    scores = class_scores(confusion, labels)
-    return sum(score.f1 for score in scores) / len(scores) if scores else 0.0

@@ -1,20 +1,10 @@
-"""What an answer says: which label it names, and whether it is the reference word for word."""
+"""What an answer says: which label it names."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
-FINAL_PUNCTUATION = ".!?…,;:。！？"
-
-
-def normalise(text: str) -> str:
-    """Fold case and space, and drop final punctuation, unless there is nothing else."""
-    folded = " ".join(text.casefold().split())
-    return folded.rstrip(FINAL_PUNCTUATION + " ") or folded
-
-
-def is_exact_match(answer: str, reference: str) -> bool:
-    """Whether the whole answer equals the reference after folding case, space and final punctuation."""
-    return normalise(answer) == normalise(reference)
+from services.evaluator.scoring.exact import fold
 
 
 def label_of(answer: str, labels: Sequence[str]) -> str | None:
@@ -33,5 +23,11 @@ def label_of(answer: str, labels: Sequence[str]) -> str | None:
 
 def label_for(reference: str, labels: Sequence[str]) -> str | None:
     """Return the label that a reference is, after folding; None where it is none of them."""
-    wanted = normalise(reference)
-    return next((label for label in labels if normalise(label) == wanted), None)
+    wanted = fold(reference)
+    return next((label for label in labels if fold(label) == wanted), None)
+
+
+def by_frequency(references: Iterable[str], labels: Sequence[str]) -> list[str]:
+    """Return labels, the commonest of the training answers first; of equals, in their order. Other answers do not count."""
+    counts = Counter(label_for(reference, labels) for reference in references)
+    return sorted(labels, key=lambda label: -counts[label])

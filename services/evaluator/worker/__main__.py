@@ -5,12 +5,12 @@
 
 import asyncio
 import hashlib
+import importlib
 import json
 import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from services.common.errors import AfinaError, InvalidInput
 from services.common.ports.manifest import Manifest
 from services.common.ports.object_store import Artifact, ObjectStore
 from services.common.transport.progress import ProgressReporter
-from services.evaluator.scoring.score import Way
-from services.evaluator.worker.asking import Gateway, open_client
-from services.evaluator.worker.prompts import labelled, read_rows
+from services.evaluator.worker.asking import PARALLEL, Gateway, open_client
+from services.evaluator.worker.kept import Kept
+from services.evaluator.worker.prompts import Row, labelled, read_rows
 from services.evaluator.worker.publish import publish
-from services.evaluator.worker.questions import Questions, Stopped
+from services.evaluator.worker.questions import Asked, Questions, Stopped
 from services.evaluator.worker.spec import Spec
 from services.evaluator.worker.tokenizer import ChatTokenizer, fetch_tokenizer
 
@@ -46,6 +46,7 @@ class Settings:
     cache: str = settings.setting("AFINA_CACHE", "folder for what is fetched by digest")
     gateway_url: str = settings.setting("GATEWAY_URL", "root of the gateway's HTTP API")
     gateway_api_key: str = settings.setting("GATEWAY_API_KEY", "key for the gateway", secret=True)
+    parallel: int = settings.setting("PARALLEL_QUESTIONS", "questions in flight at a time", default=PARALLEL)
 
 
 class Progress:
@@ -74,25 +75,33 @@ async def evaluate(told: Settings, store: ObjectStore, spec: Spec, reporter: Pro
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     begin_s = time.monotonic()
-    train = read_rows(_lines(store, spec.train), "train")
-    items = labelled(read_rows(_lines(store, spec.test), "test"), spec.labels)
-    questions = Questions(spec, train, items, _tokenizers(told, store, spec))
+    train = read_rows(_lines(store, spec.train), "train") if spec.train and spec.needs_training_rows else []
+    items = _items(store, spec, spec.asked, spec.part)
+    choosing = _items(store, spec, spec.choosing, "validation") if any(s.has_choice for s in spec.subjects) else []
+    questions = Questions(spec, train, items, choosing, _tokenizers(told, store, spec))
     load_s = time.monotonic() - begin_s
-    total = len(items) * spec.way_count
+    total = spec.question_count(len(items), len(choosing))
     reporter.event("LOADED", f"{total} questions are ready.", {"items": len(items), "total": total, "load_s": round(load_s, 3)})
-    ways = await _ask(told, questions, Progress(reporter, total))
+    kept = Kept(store, spec)
+    asked = await _ask(told, questions, kept, Progress(reporter, total))
+    reporter.event("ASKED", "All questions are answered; the answers are scored.")
     phases = {"load_s": load_s, "ask_s": time.monotonic() - begin_s - load_s}
-    first = publish(store, spec, ways, phases)
+    first = publish(store, spec, asked, phases)
+    kept.forget()
     text = "The scores are published." if first else "Another attempt has published already."
     reporter.event("PUBLISHED", text, {"manifest_key": spec.manifest_key})
 
 
-async def _ask(told: Settings, questions: Questions, progress: Progress) -> Sequence[Way]:
+async def _ask(told: Settings, questions: Questions, kept: Kept, progress: Progress) -> Asked:
     client = open_client(told.gateway_url, told.gateway_api_key)
     try:
-        return await questions.ask_all(Gateway(client), progress.answered)
+        return await questions.ask_all(Gateway(client, parallel=max(1, told.parallel)), kept, progress.answered)
     finally:
         await client.close()
+
+
+def _items(store: ObjectStore, spec: Spec, artifact: Artifact | None, part: str) -> list[Row]:
+    return labelled(read_rows(_lines(store, artifact), part), spec.labels, part) if artifact else []
 
 
 def _lines(store: ObjectStore, artifact: Artifact) -> list[bytes]:
@@ -141,5 +150,11 @@ def main() -> int:
     return DONE
 
 
+def check() -> int:
+    """Import also what is imported only where it is wanted."""
+    importlib.import_module("services.evaluator.scoring.rouge")
+    return DONE
+
+
 if __name__ == "__main__":
-    sys.exit(0 if "--check" in sys.argv else main())
+    sys.exit(check() if "--check" in sys.argv else main())

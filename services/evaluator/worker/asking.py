@@ -48,8 +48,8 @@ class Gateway:
         self._client, self._patience_s, self._sleep, self._clock = client, patience_s, sleep, clock
         self._slots = asyncio.Semaphore(parallel)
 
-    async def answer(self, subject: Subject, messages: Sequence[Message], max_tokens: int) -> str:
-        """Return what a model writes, greedily. Raises: InvalidInput, Unauthenticated, Unavailable."""
+    async def answer(self, subject: Subject, messages: Sequence[Message], max_tokens: int) -> tuple[str, str]:
+        """Return what a model writes, greedily, and why it ended. Raises: InvalidInput, Unauthenticated, Unavailable."""
 
         async def ask() -> Any:
             chat: Any = list(messages)
@@ -58,7 +58,8 @@ class Gateway:
             )
 
         completion = await self._ask(subject, ask)
-        return completion.choices[0].message.content or ""
+        choice = completion.choices[0]
+        return choice.message.content or "", choice.finish_reason or ""
 
     async def logprobs(self, subject: Subject, prompt: Sequence[int], token_ids: Sequence[int]) -> dict[int, float]:
         """Return the log-probabilities of candidates for the next token. Shapes: [T], [K] -> K, K <= 16. Units: nats.

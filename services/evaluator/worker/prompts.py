@@ -12,6 +12,8 @@ from typing import Any
 
 from services.common.errors import InvalidInput, Violation
 from services.evaluator.scoring.labels import label_for
+from services.evaluator.template import fill
+from services.evaluator.worker.spec import Prompt
 
 Message = dict[str, Any]
 
@@ -44,7 +46,7 @@ def read_rows(lines: Iterable[bytes], part: str) -> list[Row]:
     return rows
 
 
-def labelled(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
+def labelled(rows: Sequence[Row], labels: Sequence[str], part: str) -> list[Row]:
     """Return rows whose reference is spelled as its label; as they are where there are no labels.
 
     Raises: InvalidInput with one violation for each row whose reference is no label.
@@ -55,13 +57,13 @@ def labelled(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
     for number, row in enumerate(rows, 1):
         label = label_for(row.reference, labels)
         if label is None:
-            text = f"The answer {row.reference[:80]!r} of test row {number} is no label of the suite; add it, or mend the row."
-            violations.append(Violation(f"test row {number}", "REFERENCE_NOT_A_LABEL", text))
+            text = f"The answer {row.reference[:80]!r} of {part} row {number} is no label of the suite; add it, or mend the row."
+            violations.append(Violation(f"{part} row {number}", "REFERENCE_NOT_A_LABEL", text))
         else:
             result.append(Row(row.question, label))
     if violations:
         raise InvalidInput(
-            f"{len(violations)} of {len(rows)} test rows have an answer that is none of the labels {', '.join(labels)}.",
+            f"{len(violations)} of {len(rows)} {part} rows have an answer that is none of the labels {', '.join(labels)}.",
             reason="REFERENCE_NOT_A_LABEL",
             violations=violations,
         )
@@ -97,14 +99,36 @@ def draw_examples(train: Sequence[Row], labels: Sequence[str], shots: int, seed:
     return [train[index] for index in chosen]
 
 
-def messages_of(row: Row, examples: Sequence[Row]) -> list[Message]:
-    """Return the chat to send: the row's system message, the examples as turns of the same chat, then the question."""
+def messages_of(row: Row, examples: Sequence[Row], prompt: Prompt, labels: Sequence[str] = ()) -> list[Message]:
+    """Return the chat to send: the system message, the examples as turns of the same chat, then the question.
+
+    System message and question are the row's own, or the prompt's instruction and template with the row's words put in.
+    Raises: InvalidInput (a template over a row that does not end with a user's text).
+    """
     lead = [message for message in row.question if message["role"] == "system"]
+    if prompt.instruction:
+        lead = [{"role": "system", "content": fill(prompt.instruction, _values(row, labels))}]
     shown: list[Message] = []
     for example in examples:
-        shown += [message for message in example.question if message["role"] != "system"]
+        shown += _turns(example, prompt, labels)
         shown.append({"role": "assistant", "content": example.reference})
-    return lead + shown + [message for message in row.question if message["role"] != "system"]
+    return lead + shown + _turns(row, prompt, labels)
+
+
+def _turns(row: Row, prompt: Prompt, labels: Sequence[str]) -> list[Message]:
+    turns = [message for message in row.question if message["role"] != "system"]
+    if not prompt.template:
+        return turns
+    if not turns or turns[-1]["role"] != "user":
+        text = f"The prompt {prompt.id} has a template, and there is a row whose question is not a user's; ask it without one."
+        raise InvalidInput(text, reason="QUESTION_WITHOUT_USER", metadata={"prompt": prompt.id})
+    return [*turns[:-1], {"role": "user", "content": fill(prompt.template, _values(row, labels))}]
+
+
+def _values(row: Row, labels: Sequence[str]) -> dict[str, str]:
+    """Return what variables stand for; see VARIABLES."""
+    said = {role: [_text(m) or "" for m in row.question if m["role"] == role] for role in ("system", "user")}
+    return {"question": (said["user"] or [""])[-1], "system": "\n".join(said["system"]), "labels": ", ".join(labels)}
 
 
 def _rank(seed: int, index: int) -> bytes:

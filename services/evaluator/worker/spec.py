@@ -6,6 +6,8 @@ from typing import Any
 
 from services.common.errors import InvalidInput
 from services.common.ports.object_store import Artifact
+from services.evaluator.scoring import criteria
+from services.evaluator.scoring.criteria import Criterion
 
 GENERATE = "GENERATE"
 SCORE_LABELS = "SCORE_LABELS"
@@ -13,19 +15,22 @@ SCORE_LABELS = "SCORE_LABELS"
 
 @dataclass(frozen=True)
 class Prompt:
-    """One way to ask: GENERATE or SCORE_LABELS, after so many examples."""
+    """One way to ask: GENERATE or SCORE_LABELS, after so many examples, in the row's words or others."""
 
     id: str
     method: str
-    shots: int
-    seed: int
+    shots: int = 0
+    seed: int = 0
+    instruction: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True)
 class Subject:
     """A model and the ids of the prompts that it is asked with; asked for by `public_id`, known by `digest`.
 
-    `base_manifest_key` leads to the tokenizer and the chat template that it uses.
+    `base_manifest_key` leads to the tokenizer and the chat template that it uses; `has_choice` says that it is also asked the
+    rows that choose its prompt.
     """
 
     model: str
@@ -33,16 +38,24 @@ class Subject:
     digest: str
     prompts: tuple[str, ...]
     base_manifest_key: str
+    has_choice: bool = False
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What to ask, whom, and where the result goes."""
+    """What to ask, whom, and where the result goes.
+
+    `train`, `asked` and `choosing` are the rows that give examples, decide, and choose; None where there are none. `part` is
+    what the dataset calls those that decide: test or validation.
+    """
 
     evaluation: str
     attempt: int
-    train: Artifact
-    test: Artifact
+    part: str
+    train: Artifact | None
+    asked: Artifact
+    choosing: Artifact | None
+    criteria: tuple[Criterion, ...]
     labels: tuple[str, ...]
     max_tokens: int
     prompts: dict[str, Prompt]
@@ -61,9 +74,13 @@ class Spec:
         return list(dict.fromkeys(s.base_manifest_key for s in self.subjects if self._is_scored(s)))
 
     @property
-    def way_count(self) -> int:
-        """Ways of asking, over all subjects; times the items it is the number of questions."""
-        return sum(len(subject.prompts) for subject in self.subjects)
+    def needs_training_rows(self) -> bool:
+        """Whether training rows are looked at: for examples, or for which label is the commonest."""
+        return bool(self.labels) or any(self.prompts[prompt].shots for subject in self.subjects for prompt in subject.prompts)
+
+    def question_count(self, asked: int, choosing: int) -> int:
+        """Return the number of questions, for so many rows that decide and rows that choose."""
+        return sum(len(s.prompts) * (asked + (choosing if s.has_choice else 0)) for s in self.subjects)
 
     def _is_scored(self, subject: Subject) -> bool:
         return any(self.prompts[prompt].method == SCORE_LABELS for prompt in subject.prompts)
@@ -74,15 +91,18 @@ class Spec:
         try:
             raw = json.loads(document)
             suite = raw["suite"]
-            prompts = {p["id"]: Prompt(p["id"], p["method"], int(p["shots"]), int(p["seed"])) for p in suite["prompts"]}
+            prompts = {prompt["id"]: Prompt(**prompt) for prompt in suite["prompts"]}
             subjects = tuple(_subject(subject) for subject in raw["subjects"])
             if unknown := {p for s in subjects for p in s.prompts} - set(prompts):
                 raise ValueError(f"unknown prompts {sorted(unknown)}")
             return cls(
                 evaluation=raw["evaluation"],
                 attempt=int(raw["attempt"]),
-                train=_artifact(raw["dataset"]["train"]),
-                test=_artifact(raw["dataset"]["test"]),
+                part=suite["part"],
+                train=_optional(raw["dataset"]["train"]),
+                asked=_artifact(raw["dataset"]["asked"]),
+                choosing=_optional(raw["dataset"]["choosing"]),
+                criteria=tuple(criteria.from_document(criterion) for criterion in suite["criteria"]),
                 labels=tuple(suite["labels"]),
                 max_tokens=int(suite["max_tokens"]),
                 prompts=prompts,
@@ -95,7 +115,13 @@ class Spec:
 
 
 def _subject(raw: dict[str, Any]) -> Subject:
-    return Subject(raw["model"], raw["public_id"], raw["digest"], tuple(raw["prompts"]), raw["base"]["manifest_key"])
+    return Subject(
+        raw["model"], raw["public_id"], raw["digest"], tuple(raw["prompts"]), raw["base"]["manifest_key"], raw["has_choice"]
+    )
+
+
+def _optional(raw: dict[str, Any]) -> Artifact | None:
+    return _artifact(raw) if raw else None
 
 
 def _artifact(raw: dict[str, Any]) -> Artifact:

@@ -189,3 +189,10 @@ def test_smoothing_a_constant_leaves_it(values: list[float]) -> None:
 def test_smoothing_weighs_as_a_corrected_moving_average() -> None:
     # By hand, with memory 1/2: (0.5·1)/(1-0.5) = 1, then (0.25·1 + 0.5·4)/(1-0.25) = 3.
     assert plots.smooth([1.0, 4.0], memory=0.5) == pytest.approx([1.0, 3.0])
+
+
+def test_the_headline_names_the_baseline_that_was_chosen_on_other_rows_though_another_is_stronger_here() -> None:
+    scores = (*REPORT.scores, scored("base", "lucky", 0.6))
+    report = dataclasses.replace(REPORT, scores=scores, is_chosen_on_validation=True)
+    assert "the best prompt of its base (few-shot), chosen on validation rows, gets 58.0%" in report.headline
+    assert "lucky" in terminal(report)

@@ -1,5 +1,6 @@
 """A gateway over real HTTP that answers as told, and the tokenizer of a base that knows some fifty words."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,9 @@ class ScriptedGateway:
     failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     requests: list[tuple[str, dict[str, Any], str]] = field(default_factory=list)
     left_out: set[int] = field(default_factory=set)  # candidates for which no log-probability is told
+    away: set[str] = field(default_factory=set)  # models that nobody serves
+    finish_reason: str = "stop"
+    gate: asyncio.Event = field(default_factory=asyncio.Event)  # requests wait here when it is cleared
     in_flight: int = 0
     most_in_flight: int = 0
     url: str = ""
@@ -58,6 +62,7 @@ class ScriptedGateway:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["ScriptedGateway"]:
         """Serve on a free loopback port."""
+        self.gate.set()
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._complete)
@@ -77,7 +82,7 @@ class ScriptedGateway:
         if failure:
             return failure
         message = {"role": "assistant", "content": self.say(body["model"], body["messages"])}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
         return self._answer(body, {"object": "chat.completion", "choices": [choice]})
 
     async def _complete(self, request: web.Request) -> web.Response:
@@ -97,12 +102,16 @@ class ScriptedGateway:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             body = json.loads(await request.read())
+            await self.gate.wait()
         finally:
             self.in_flight -= 1
         self.requests.append((request.path, body, request.headers.get("authorization", "")))
-        if not self.failures:
+        if body["model"] in self.away:
+            status, headers = 503, {"retry-after": "1"}
+        elif self.failures:
+            status, headers = self.failures.pop(0)
+        else:
             return body, None
-        status, headers = self.failures.pop(0)
         if status == 0:
             assert request.transport is not None
             request.transport.close()

@@ -1,5 +1,6 @@
 """The worker asks patiently, and believes only the model that it meant to ask. Real HTTP, the real openai client."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from services.common.errors import InvalidInput, Unauthenticated, Unavailable
 from services.evaluator.worker.asking import Gateway, open_client
 from services.evaluator.worker.spec import Subject
+from tests.builders import eventually
 from tests.unit.evaluator.scripted_gateway import ScriptedGateway
 
 SUBJECT = Subject("models/base", "tiny", "d" * 64, ("zero-shot",), "manifests/bases/b.json")
@@ -48,7 +50,7 @@ async def gateway(scripted: ScriptedGateway, pauses: Pauses) -> AsyncIterator[Ga
 
 async def test_a_chat_is_asked_greedily_with_the_evaluations_key(scripted: ScriptedGateway, gateway: Gateway) -> None:
     scripted.say = lambda model, messages: f"{model} heard {messages[-1]['content']}"
-    assert await gateway.answer(SUBJECT, CHAT, 17) == "tiny heard hello"
+    assert await gateway.answer(SUBJECT, CHAT, 17) == ("tiny heard hello", "stop")
     path, body, key = scripted.requests[0]
     assert (path, key) == ("/v1/chat/completions", "Bearer afina-key")
     assert (body["model"], body["temperature"], body["max_tokens"], body["messages"]) == ("tiny", 0, 17, CHAT)
@@ -73,7 +75,7 @@ async def test_what_passes_by_itself_is_waited_for(
     scripted: ScriptedGateway, gateway: Gateway, pauses: Pauses, status: int
 ) -> None:
     scripted.failures = [(status, {}), (status, {})]
-    assert await gateway.answer(SUBJECT, CHAT, 8) == "positive"
+    assert await gateway.answer(SUBJECT, CHAT, 8) == ("positive", "stop")
     assert len(scripted.requests) == 3
     assert len(pauses.slept_s) == 2
 
@@ -128,3 +130,15 @@ async def test_a_log_probability_that_is_no_number_is_not_believed(scripted: Scr
     with pytest.raises(InvalidInput) as caught:
         await gateway.logprobs(SUBJECT, [1], [3])
     assert caught.value.reason == "LOGPROBS_INVALID"
+
+
+async def test_many_questions_are_in_flight_and_never_more_than_the_limit(scripted: ScriptedGateway) -> None:
+    client = open_client(scripted.url, "afina-key")
+    gateway = Gateway(client, parallel=5)
+    scripted.gate.clear()
+    answers = asyncio.gather(*(gateway.answer(SUBJECT, CHAT, 8) for _ in range(12)))
+    await eventually(lambda: scripted.in_flight == 5)
+    scripted.gate.set()
+    assert len(await answers) == 12
+    assert scripted.most_in_flight == 5
+    await client.close()

@@ -3,26 +3,14 @@
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-from services.evaluator.scoring.classes import class_scores, confusion_of, macro_f1
-from services.evaluator.scoring.labels import is_exact_match, label_for, label_of, normalise
-from services.evaluator.scoring.score import (
-    Answer,
-    Way,
-    by_frequency,
-    compare,
-    compare_all,
-    judge,
-    judge_logprobs,
-    score,
-)
-
-LABELS = ("positive", "neutral", "negative")
-
-
-def way(model: str, prompt: str, rights: str) -> Way:
-    """Answers from a string: R is right, w is wrong."""
-    answers = [Answer(i, "yes", "yes" if r == "R" else "no", "yes" if r == "R" else "no", r == "R") for i, r in enumerate(rights)]
-    return Way(model, prompt, tuple(answers))
+from services.evaluator.scoring.answers import judge_logprobs
+from services.evaluator.scoring.classes import confusion_of
+from services.evaluator.scoring.criteria import Classification, ExactMatch
+from services.evaluator.scoring.exact import fold, is_exact_match
+from services.evaluator.scoring.labels import by_frequency, label_for, label_of
+from services.evaluator.scoring.score import score
+from services.evaluator.statistics import wilson_interval
+from tests.unit.evaluator.ways import LABELS, written
 
 
 @pytest.mark.parametrize(
@@ -55,12 +43,35 @@ def test_labels_with_signs_in_them_are_found() -> None:
 
 
 def test_case_space_and_final_punctuation_do_not_make_an_answer_wrong() -> None:
-    assert is_exact_match("  Straße  Nord. ", "STRASSE nord")
-    assert is_exact_match("Yes!!", "yes")
-    assert not is_exact_match("yes, sir", "yes sir")
-    assert not is_exact_match("3.14", "314")
-    assert not is_exact_match("!", "?")
-    assert normalise("...") == "..."
+    folded = ExactMatch()
+    assert is_exact_match("  Straße  Nord. ", "STRASSE nord", folded)
+    assert is_exact_match("Yes!!", "yes", folded)
+    assert not is_exact_match("yes, sir", "yes sir", folded)
+    assert not is_exact_match("3.14", "314", folded)
+    assert not is_exact_match("!", "?", folded)
+    assert fold("...") == "..."
+
+
+@pytest.mark.parametrize(
+    ("folded", "answer", "reference"),
+    [
+        (ExactMatch(keep_case=True), "Paris.", "paris"),
+        (ExactMatch(keep_space=True), "New  York", "New York"),
+        (ExactMatch(keep_space=True), " Paris", "Paris"),
+        (ExactMatch(keep_final_punctuation=True), "Paris.", "Paris"),
+    ],
+)
+def test_what_is_kept_makes_an_answer_wrong(folded: ExactMatch, answer: str, reference: str) -> None:
+    assert not is_exact_match(answer, reference, folded)
+    assert is_exact_match(answer, reference, ExactMatch())
+
+
+def test_an_answer_is_folded_as_squads_script_folds_it() -> None:
+    """Source: `normalize_answer` of the SQuAD 1.1 evaluation: lower case, no punctuation, no articles, single spaces."""
+    squad = ExactMatch(drop_punctuation=True, drop_articles=True)
+    assert fold("The  Eiffel-Tower, a (tall) tower!", squad) == "eiffeltower tall tower"
+    assert is_exact_match("An apple.", "apple", squad)
+    assert not is_exact_match("Theory", "ory", squad)
 
 
 def test_a_reference_is_a_label_only_as_a_whole() -> None:
@@ -68,31 +79,40 @@ def test_a_reference_is_a_label_only_as_a_whole() -> None:
     assert label_for("positive and more", LABELS) is None
 
 
+REFERENCES = ["positive"] * 6 + ["neutral"] * 4 + ["negative"] * 5
+ANSWERED = ["positive", "positive", "neutral", "?", "positive", "negative"]
+ANSWERED += ["neutral", "positive", "?", "negative"] + ["negative", "negative", "positive", "negative", "?"]
+
+
 def test_classes_are_counted_as_scikit_learn_counts_them() -> None:
-    references = ["positive"] * 6 + ["neutral"] * 4 + ["negative"] * 5
-    answered = ["positive", "positive", "neutral", None, "positive", "negative"]
-    answered += ["neutral", "positive", None, "negative"] + ["negative", "negative", "positive", "negative", None]
-    told = [label or "none" for label in answered]
+    result = score(written(ANSWERED, REFERENCES, Classification(), labels=LABELS))
+    found = {(metric.name, metric.label): metric.value for metric in result.metrics}
+    assert list(result.confusion) == confusion_matrix(REFERENCES, ANSWERED, labels=[*LABELS, "?"])[:3].ravel().tolist()
+    assert result.accuracy == found["accuracy", ""] == accuracy_score(REFERENCES, ANSWERED)
+    each = precision_recall_fscore_support(REFERENCES, ANSWERED, labels=list(LABELS), zero_division=0)
+    for name, expected in zip(("precision", "recall", "f1"), each, strict=False):
+        assert [found[name, label] for label in LABELS] == pytest.approx(expected)
+    for average in ("macro", "weighted"):
+        whole = precision_recall_fscore_support(REFERENCES, ANSWERED, labels=list(LABELS), average=average, zero_division=0)
+        for name, number in zip(("precision", "recall", "f1"), whole, strict=False):
+            assert found[f"{average}_{name}", ""] == pytest.approx(number)
+    assert result.macro_f1 == found["macro_f1", ""]
 
-    confusion = confusion_of(zip(references, answered, strict=True), LABELS)
 
-    expected = confusion_matrix(references, told, labels=[*LABELS, "none"])[:3]
-    assert [list(row) for row in confusion] == expected.tolist()
-    precision, recall, f1, support = precision_recall_fscore_support(references, told, labels=list(LABELS), zero_division=0)
-    scores = class_scores(confusion, LABELS)
-    assert [one.precision for one in scores] == pytest.approx(precision)
-    assert [one.recall for one in scores] == pytest.approx(recall)
-    assert [one.f1 for one in scores] == pytest.approx(f1)
-    assert [one.item_count for one in scores] == support.tolist()
-    assert macro_f1(confusion, LABELS) == pytest.approx(f1.mean())
+def test_every_metric_of_classes_has_an_interval_around_it() -> None:
+    result = score(written(ANSWERED * 10, REFERENCES * 10, Classification(), labels=LABELS))
+    assert all(metric.low <= metric.value <= metric.high and metric.low < metric.high for metric in result.metrics)
+    kinds = {(metric.name, metric.interval) for metric in result.metrics}
+    assert {("accuracy", "INTERVAL_WILSON"), ("recall", "INTERVAL_WILSON"), ("macro_f1", "INTERVAL_BOOTSTRAP")} <= kinds
+    recall = next(metric for metric in result.metrics if (metric.name, metric.label) == ("recall", "positive"))
+    assert (recall.low, recall.high) == wilson_interval(30, 60)
 
 
 def test_a_label_that_is_never_asked_nor_answered_scores_zero_as_in_scikit_learn() -> None:
-    confusion = confusion_of([("positive", "positive"), ("negative", "negative")], LABELS)
-    expected = precision_recall_fscore_support(
-        ["positive", "negative"], ["positive", "negative"], labels=list(LABELS), average="macro", zero_division=0
-    )
-    assert macro_f1(confusion, LABELS) == pytest.approx(expected[2])
+    two = ["positive", "negative"]
+    result = score(written(two, two, Classification(), labels=LABELS))
+    expected = precision_recall_fscore_support(two, two, labels=list(LABELS), average="macro", zero_division=0)
+    assert result.macro_f1 == pytest.approx(expected[2])
 
 
 def test_a_reference_that_is_no_label_is_refused() -> None:
@@ -100,24 +120,16 @@ def test_a_reference_that_is_no_label_is_refused() -> None:
         confusion_of([("great", "positive")], LABELS)
 
 
-def test_a_score_holds_accuracy_exact_match_and_the_whole_confusion() -> None:
-    written = ["Positive", "It is negative.", "dunno", "neutral"]
-    references = ["positive", "negative", "neutral", "positive"]
-    answers = tuple(judge(i, r, a, LABELS) for i, (r, a) in enumerate(zip(references, written, strict=True)))
-
-    result = score(Way("models/base", "zero-shot", answers), LABELS)
-
-    told = [answer.label or "none" for answer in answers]
-    assert result.accuracy == accuracy_score(references, told) == 0.5
-    assert result.exact_match == 0.25
-    assert result.item_count == 4
-    assert result.confusion == tuple(confusion_matrix(references, told, labels=[*LABELS, "none"])[:3].ravel())
+def test_right_is_what_names_the_label_and_exact_what_says_nothing_else() -> None:
+    answers = ["Positive", "It is negative.", "dunno", "neutral"]
+    result = score(written(answers, ["positive", "negative", "neutral", "positive"], Classification(), labels=LABELS))
+    assert (result.accuracy, result.exact_match, result.item_count) == (0.5, 0.25, 4)
 
 
 def test_without_labels_an_answer_is_right_where_it_equals_the_reference() -> None:
-    answers = (judge(0, "Paris", "paris.", ()), judge(1, "Rome", "It is Rome", ()))
-    result = score(Way("models/base", "zero-shot", answers), ())
+    result = score(written(["paris.", "It is Rome"], ["Paris", "Rome"], ExactMatch()))
     assert (result.accuracy, result.exact_match, result.macro_f1, result.confusion) == (0.5, 0.5, 0.0, ())
+    assert [(metric.name, metric.value) for metric in result.metrics] == [("exact_match", 0.5)]
 
 
 def test_the_likeliest_label_is_the_answer() -> None:
@@ -136,37 +148,3 @@ def test_labels_are_ordered_by_how_often_training_rows_give_them() -> None:
     assert by_frequency(references, LABELS) == ["neutral", "negative", "positive"]
     assert by_frequency(["negative", "neutral"], LABELS) == ["neutral", "negative", "positive"]
     assert by_frequency([], LABELS) == list(LABELS)
-
-
-def test_a_comparison_counts_what_only_one_got_right() -> None:
-    champion = way("models/base", "few-shot", "RRRwwwwwww")
-    candidate = way("models/new", "zero-shot", "wRRRRRRRRR")
-
-    result = compare("models/base", [champion], candidate)
-
-    assert (result.candidate_only_count, result.champion_only_count, result.item_count) == (7, 1, 10)
-    assert result.effect == pytest.approx(0.6)
-    assert result.p_value == pytest.approx(2 * (1 + 8) / 2**8)
-    assert result.effect_low < result.effect < result.effect_high
-
-
-def test_a_champion_is_defended_by_its_strongest_way_and_by_the_constant_answer() -> None:
-    ways = [
-        way("models/base", "zero-shot", "Rwww"),
-        way("models/base", "few-shot", "RRww"),
-        way("models/new", "zero-shot", "RRRw"),
-        way("models/new", "few-shot", "RRRR"),
-        way("", "majority", "wRRR"),
-    ]
-    forward, backward = compare_all(ways)
-    assert (forward.champion, forward.champion_prompt) == ("models/base", "majority")
-    assert (forward.candidate, forward.candidate_prompt) == ("models/new", "zero-shot")
-    assert (backward.champion, backward.champion_prompt) == ("models/new", "few-shot")
-    assert (backward.candidate, backward.candidate_prompt) == ("models/base", "zero-shot")
-
-
-def test_models_that_answered_different_items_are_not_compared() -> None:
-    champion = Way("a", "p", (Answer(0, "x", "x", "x", True),))
-    candidate = Way("b", "p", (Answer(1, "x", "x", "x", True),))
-    with pytest.raises(ValueError, match="same items"):
-        compare("a", [champion], candidate)

@@ -1,9 +1,15 @@
 """The statistics agree with the publications that they come from, and with scipy."""
 
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
-from services.evaluator.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
+from services.evaluator.statistics import (
+    mcnemar_p_value,
+    paired_difference_interval,
+    paired_t,
+    sign_test_p_value,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (1, 10), (13, 200), (148, 200), (81, 263), (10, 10)])
@@ -68,3 +74,29 @@ def test_the_interval_of_a_paired_difference_keeps_a_width_where_both_always_agr
 
 def test_the_difference_of_nothing_may_be_anything() -> None:
     assert paired_difference_interval(0, 0, 0, 0) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("differences", [[0.1, -0.2, 0.3], [1.0, 0.0], [0.01 * n - 0.3 for n in range(100)]])
+def test_the_paired_t_test_is_scipys(differences: list[float]) -> None:
+    expected = ttest_1samp(differences, 0)
+    interval = expected.confidence_interval(0.95)
+    assert paired_t(differences) == pytest.approx((interval.low, interval.high, expected.pvalue), rel=1e-9, abs=1e-12)
+
+
+def test_the_paired_t_test_is_the_published_one() -> None:
+    """Source: Student (1908), section IX, additional hours of sleep of ten patients under two drugs; t = 4.06."""
+    low, high, p_value = paired_t([1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4])
+    assert (low, high) == pytest.approx((0.7001, 2.4599), abs=5e-5)
+    assert p_value == pytest.approx(0.002833, abs=5e-7)
+
+
+def test_of_one_difference_nothing_is_known_and_equal_ones_leave_no_doubt() -> None:
+    assert paired_t([0.4]) == (-1.0, 1.0, 1.0)
+    assert paired_t([0.25] * 8) == (0.25, 0.25, 0.0)
+    assert paired_t([0.0] * 8) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 2), (2, 5), (40, 40), (300, 250)])
+def test_the_one_sided_sign_test_is_scipys(wins: int, losses: int) -> None:
+    expected = binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue if wins + losses else 1.0
+    assert sign_test_p_value(wins, losses) == pytest.approx(expected, rel=1e-9)

@@ -152,6 +152,11 @@ class World:
             await self.step(name)
         raise AssertionError(f"{name} is {await self.state(name)}, not {state}")
 
+    def hold(self, part: str, given: list[dict[str, Any]], name: str = DATASET) -> None:
+        """Give a part of a dataset other rows."""
+        dataset = self.datasets.datasets.setdefault(name, dataset_pb2.Dataset(name=name, digest="f" * 64))
+        getattr(dataset, part).CopyFrom(part_of(self.store, given))
+
     def environment(self, name: str, attempt: int = 1) -> dict[str, str]:
         return self.launcher.environment(f"{id_of(name)}-{attempt}")
 
@@ -194,8 +199,15 @@ def rows(first: int, count: int) -> list[dict[str, Any]]:
     return [chat(f"classify item {n}", LABELS[n % 3]) for n in range(first, first + count)]
 
 
+def part_of(store: LocalObjectStore, given: list[dict[str, Any]]) -> dataset_pb2.DatasetPart:
+    """Return rows as one side of a dataset."""
+    artifact = store.put("datasets", io.BytesIO(jsonl(given)))
+    return dataset_pb2.DatasetPart(row_count=len(given), artifact=resources_pb2.Artifact(**vars(artifact)))
+
+
 @contextlib.asynccontextmanager
-async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str]) -> AsyncIterator[World]:
+async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str], keys_address: str = "") -> AsyncIterator[World]:
+    """An evaluator with its peers; `keys_address` is a gateway's that issues real keys."""
     store = LocalObjectStore(tmp_path / "objects")
     datasets, models, keys = ScriptedDatasets(), ScriptedModels(), ScriptedKeys()
     fill(store, datasets, models, tmp_path)
@@ -207,7 +219,7 @@ async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str]
                 registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", keys),
             )
         )
-        peers = Peers(peer_address, peer_address, peer_address)
+        peers = Peers(peer_address, peer_address, keys_address or peer_address)
         evaluator = Evaluator(SqlDatabase(f"sqlite:///{tmp_path}/e.db"), store, launcher, peers, environment)
         address = await stack.enter_async_context(
             serving(
@@ -229,17 +241,13 @@ async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str]
 
 
 def fill(store: LocalObjectStore, datasets: ScriptedDatasets, models: ScriptedModels, tmp_path: Path) -> None:
-    def part(given: list[dict[str, Any]]) -> dataset_pb2.DatasetPart:
-        artifact = store.put("datasets", io.BytesIO(jsonl(given)))
-        return dataset_pb2.DatasetPart(row_count=len(given), artifact=resources_pb2.Artifact(**vars(artifact)))
-
     # One training row more of "positive", which so is the majority.
     train = [*rows(0, 9), chat("classify item 11", "positive")]
     datasets.datasets[DATASET] = dataset_pb2.Dataset(
         name=DATASET,
         digest="d" * 64,
-        train=part(train),
-        test=part(rows(9, 6)),
+        train=part_of(store, train),
+        test=part_of(store, rows(9, 6)),
         label_counts={"negative": 5, "neutral": 5, "positive": 6},
     )
     folder = save_tokenizer(tmp_path / "base")

@@ -6,8 +6,9 @@ from scipy.stats import binomtest
 from services.inference.gate import Answer, Comparison, Gate, decide, items_needed, mcnemar_p_value
 
 
-def pair(item_count: int, candidate_only: int, champion_only: int) -> Comparison:
-    return Comparison("models/b", "zero-shot", "projects/p/models/c", "zero-shot", item_count, candidate_only, champion_only)
+def pair(item_count: int, candidate_only: int, champion_only: int, score_effect: float = 0.0) -> Comparison:
+    names = ("models/b", "zero-shot", "projects/p/models/c", "zero-shot")
+    return Comparison(*names, item_count, candidate_only, champion_only, score_effect)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,10 @@ def test_thin_evidence_says_how_many_items_would_tell() -> None:
     assert "234 items" in verdict.sentence
     assert "+0.100" in verdict.sentence
     assert "0.0987" in verdict.sentence
+
+
+def test_who_wins_often_by_little_and_loses_seldom_by_much_is_not_better() -> None:
+    assert decide(Gate(), pair(100, 60, 20, score_effect=0.01)).answer == Answer.BETTER
+    verdict = decide(Gate(), pair(100, 60, 20, score_effect=-0.02))
+    assert verdict.answer == Answer.NOT_BETTER
+    assert "its score is lower by 0.020" in verdict.sentence

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x66ina/v1/evaluation.proto\x12\x08\x61\x66ina.v1\x1a\x18\x61\x66ina/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"E\n\x07Subject\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07prompts\x18\x02 \x03(\t\x12\x14\n\x06\x64igest\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\"\xb3\x01\n\x05Score\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x14\n\x0c\x61\x63\x63uracy_low\x18\x04 \x01(\x01\x12\x15\n\raccuracy_high\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xact_match\x18\x06 \x01(\x01\x12\x10\n\x08macro_f1\x18\x07 \x01(\x01\x12\x12\n\nitem_count\x18\x08 \x01(\x03\x12\x11\n\tconfusion\x18\t \x03(\x03\"\xfd\x01\n\nComparison\x12\x10\n\x08\x63hampion\x18\x01 \x01(\t\x12\x17\n\x0f\x63hampion_prompt\x18\x02 \x01(\t\x12\x11\n\tcandidate\x18\x03 \x01(\t\x12\x18\n\x10\x63\x61ndidate_prompt\x18\x04 \x01(\t\x12\x12\n\nitem_count\x18\x05 \x01(\x03\x12\x1c\n\x14\x63\x61ndidate_only_count\x18\x06 \x01(\x03\x12\x1b\n\x13\x63hampion_only_count\x18\x07 \x01(\x03\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x08 \x01(\x01\x12\x12\n\neffect_low\x18\t \x01(\x01\x12\x13\n\x0b\x65\x66\x66\x65\x63t_high\x18\n \x01(\x01\x12\x0f\n\x07p_value\x18\x0b \x01(\x01\"\xc3\x05\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12/\n\x05state\x18\x02 \x01(\x0e\x32\x1a.afina.v1.Evaluation.StateB\x04\xe2\x41\x01\x03\x12\x13\n\x05suite\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0csuite_digest\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12)\n\x08subjects\x18\x05 \x03(\x0b\x32\x11.afina.v1.SubjectB\x04\xe2\x41\x01\x02\x12\x14\n\x06labels\x18\x06 \x03(\tB\x04\xe2\x41\x01\x03\x12%\n\x06scores\x18\x07 \x03(\x0b\x32\x0f.afina.v1.ScoreB\x04\xe2\x41\x01\x03\x12/\n\x0b\x63omparisons\x18\x08 \x03(\x0b\x32\x14.afina.v1.ComparisonB\x04\xe2\x41\x01\x03\x12)\n\x07\x61nswers\x18\t \x01(\x0b\x32\x12.afina.v1.ArtifactB\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x61nswered_count\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0equestion_count\x18\x0b \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0f \x01(\tB\x04\xe2\x41\x01\x03\"\x96\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x14\n\x10STATE_CANCELLING\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"s\n\x17\x43reateEvaluationRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\nevaluation\x18\x02 \x01(\x0b\x32\x14.afina.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"U\n\x16ListEvaluationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x17ListEvaluationsResponse\x12)\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x14.afina.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x17\x43\x61ncelEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x16WatchEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"d\n\x17WatchEvaluationResponse\x12(\n\nevaluation\x18\x01 \x01(\x0b\x32\x14.afina.v1.Evaluation\x12\x1f\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x0f.afina.v1.Event2\xa6\x03\n\x11\x45valuationService\x12K\n\x10\x43reateEvaluation\x12!.afina.v1.CreateEvaluationRequest\x1a\x14.afina.v1.Evaluation\x12\x45\n\rGetEvaluation\x12\x1e.afina.v1.GetEvaluationRequest\x1a\x14.afina.v1.Evaluation\x12V\n\x0fListEvaluations\x12 .afina.v1.ListEvaluationsRequest\x1a!.afina.v1.ListEvaluationsResponse\x12K\n\x10\x43\x61ncelEvaluation\x12!.afina.v1.CancelEvaluationRequest\x1a\x14.afina.v1.Evaluation\x12X\n\x0fWatchEvaluation\x12 .afina.v1.WatchEvaluationRequest\x1a!.afina.v1.WatchEvaluationResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x66ina/v1/evaluation.proto\x12\x08\x61\x66ina.v1\x1a\x18\x61\x66ina/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"E\n\x07Subject\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07prompts\x18\x02 \x03(\t\x12\x14\n\x06\x64igest\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\"\xf6\x01\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x0b\n\x03low\x18\x04 \x01(\x01\x12\x0c\n\x04high\x18\x05 \x01(\x01\x12+\n\x08interval\x18\x06 \x01(\x0e\x32\x19.afina.v1.Metric.Interval\"x\n\x08Interval\x12\x18\n\x14INTERVAL_UNSPECIFIED\x10\x00\x12\x13\n\x0fINTERVAL_WILSON\x10\x01\x12\x16\n\x12INTERVAL_BOOTSTRAP\x10\x02\x12\x15\n\x11INTERVAL_NEWCOMBE\x10\x03\x12\x0e\n\nINTERVAL_T\x10\x04\"\x8f\x02\n\x05Score\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x14\n\x0c\x61\x63\x63uracy_low\x18\x04 \x01(\x01\x12\x15\n\raccuracy_high\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xact_match\x18\x06 \x01(\x01\x12\x10\n\x08macro_f1\x18\x07 \x01(\x01\x12\x12\n\nitem_count\x18\x08 \x01(\x03\x12\x11\n\tconfusion\x18\t \x03(\x03\x12!\n\x07metrics\x18\n \x03(\x0b\x32\x10.afina.v1.Metric\x12$\n\nvalidation\x18\x0b \x01(\x0b\x32\x10.afina.v1.Metric\x12\x11\n\tis_chosen\x18\x0c \x01(\x08\"\xf7\x01\n\nDifference\x12 \n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x10.afina.v1.Metric\x12\x16\n\x0e\x63hampion_value\x18\x02 \x01(\x01\x12\x17\n\x0f\x63\x61ndidate_value\x18\x03 \x01(\x01\x12\x0f\n\x07p_value\x18\x04 \x01(\x01\x12\'\n\x04test\x18\x05 \x01(\x0e\x32\x19.afina.v1.Difference.Test\"\\\n\x04Test\x12\x14\n\x10TEST_UNSPECIFIED\x10\x00\x12\x10\n\x0cTEST_MCNEMAR\x10\x01\x12\x11\n\rTEST_PAIRED_T\x10\x02\x12\x19\n\x15TEST_PAIRED_BOOTSTRAP\x10\x03\"\xa8\x02\n\nComparison\x12\x10\n\x08\x63hampion\x18\x01 \x01(\t\x12\x17\n\x0f\x63hampion_prompt\x18\x02 \x01(\t\x12\x11\n\tcandidate\x18\x03 \x01(\t\x12\x18\n\x10\x63\x61ndidate_prompt\x18\x04 \x01(\t\x12\x12\n\nitem_count\x18\x05 \x01(\x03\x12\x1c\n\x14\x63\x61ndidate_only_count\x18\x06 \x01(\x03\x12\x1b\n\x13\x63hampion_only_count\x18\x07 \x01(\x03\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x08 \x01(\x01\x12\x12\n\neffect_low\x18\t \x01(\x01\x12\x13\n\x0b\x65\x66\x66\x65\x63t_high\x18\n \x01(\x01\x12\x0f\n\x07p_value\x18\x0b \x01(\x01\x12)\n\x0b\x64ifferences\x18\x0c \x03(\x0b\x32\x14.afina.v1.Difference\"\xe2\x06\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12/\n\x05state\x18\x02 \x01(\x0e\x32\x1a.afina.v1.Evaluation.StateB\x04\xe2\x41\x01\x03\x12\x13\n\x05suite\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0csuite_digest\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12)\n\x08subjects\x18\x05 \x03(\x0b\x32\x11.afina.v1.SubjectB\x04\xe2\x41\x01\x02\x12\x14\n\x06labels\x18\x06 \x03(\tB\x04\xe2\x41\x01\x03\x12%\n\x06scores\x18\x07 \x03(\x0b\x32\x0f.afina.v1.ScoreB\x04\xe2\x41\x01\x03\x12/\n\x0b\x63omparisons\x18\x08 \x03(\x0b\x32\x14.afina.v1.ComparisonB\x04\xe2\x41\x01\x03\x12)\n\x07\x61nswers\x18\t \x01(\x0b\x32\x12.afina.v1.ArtifactB\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x61nswered_count\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0equestion_count\x18\x0b \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0f \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0f\x64\x65\x63iding_metric\x18\x10 \x01(\tB\x04\xe2\x41\x01\x03\x12\x31\n\x06\x63hoice\x18\x11 \x01(\x0e\x32\x1b.afina.v1.Evaluation.ChoiceB\x04\xe2\x41\x01\x03\"\x96\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x14\n\x10STATE_CANCELLING\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"K\n\x06\x43hoice\x12\x16\n\x12\x43HOICE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HOICE_VALIDATION\x10\x01\x12\x12\n\x0e\x43HOICE_CLOSEST\x10\x02\"s\n\x17\x43reateEvaluationRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\nevaluation\x18\x02 \x01(\x0b\x32\x14.afina.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"U\n\x16ListEvaluationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x17ListEvaluationsResponse\x12)\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x14.afina.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x17\x43\x61ncelEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x16WatchEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"d\n\x17WatchEvaluationResponse\x12(\n\nevaluation\x18\x01 \x01(\x0b\x32\x14.afina.v1.Evaluation\x12\x1f\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x0f.afina.v1.Event2\xa6\x03\n\x11\x45valuationService\x12K\n\x10\x43reateEvaluation\x12!.afina.v1.CreateEvaluationRequest\x1a\x14.afina.v1.Evaluation\x12\x45\n\rGetEvaluation\x12\x1e.afina.v1.GetEvaluationRequest\x1a\x14.afina.v1.Evaluation\x12V\n\x0fListEvaluations\x12 .afina.v1.ListEvaluationsRequest\x1a!.afina.v1.ListEvaluationsResponse\x12K\n\x10\x43\x61ncelEvaluation\x12!.afina.v1.CancelEvaluationRequest\x1a\x14.afina.v1.Evaluation\x12X\n\x0fWatchEvaluation\x12 .afina.v1.WatchEvaluationRequest\x1a!.afina.v1.WatchEvaluationResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,6 +69,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['end_time']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['etag']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['deciding_metric']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['deciding_metric']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['choice']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['choice']._serialized_options = b'\342A\001\003'
   _globals['_CREATEEVALUATIONREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_CREATEEVALUATIONREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_CREATEEVALUATIONREQUEST'].fields_by_name['evaluation']._loaded_options = None
@@ -83,28 +87,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHEVALUATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_SUBJECT']._serialized_start=156
   _globals['_SUBJECT']._serialized_end=225
-  _globals['_SCORE']._serialized_start=228
-  _globals['_SCORE']._serialized_end=407
-  _globals['_COMPARISON']._serialized_start=410
-  _globals['_COMPARISON']._serialized_end=663
-  _globals['_EVALUATION']._serialized_start=666
-  _globals['_EVALUATION']._serialized_end=1373
-  _globals['_EVALUATION_STATE']._serialized_start=1223
-  _globals['_EVALUATION_STATE']._serialized_end=1373
-  _globals['_CREATEEVALUATIONREQUEST']._serialized_start=1375
-  _globals['_CREATEEVALUATIONREQUEST']._serialized_end=1490
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=1492
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=1534
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=1536
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=1621
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=1623
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=1716
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=1718
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1763
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1765
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1833
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=1835
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=1935
-  _globals['_EVALUATIONSERVICE']._serialized_start=1938
-  _globals['_EVALUATIONSERVICE']._serialized_end=2360
+  _globals['_METRIC']._serialized_start=228
+  _globals['_METRIC']._serialized_end=474
+  _globals['_METRIC_INTERVAL']._serialized_start=354
+  _globals['_METRIC_INTERVAL']._serialized_end=474
+  _globals['_SCORE']._serialized_start=477
+  _globals['_SCORE']._serialized_end=748
+  _globals['_DIFFERENCE']._serialized_start=751
+  _globals['_DIFFERENCE']._serialized_end=998
+  _globals['_DIFFERENCE_TEST']._serialized_start=906
+  _globals['_DIFFERENCE_TEST']._serialized_end=998
+  _globals['_COMPARISON']._serialized_start=1001
+  _globals['_COMPARISON']._serialized_end=1297
+  _globals['_EVALUATION']._serialized_start=1300
+  _globals['_EVALUATION']._serialized_end=2166
+  _globals['_EVALUATION_STATE']._serialized_start=1939
+  _globals['_EVALUATION_STATE']._serialized_end=2089
+  _globals['_EVALUATION_CHOICE']._serialized_start=2091
+  _globals['_EVALUATION_CHOICE']._serialized_end=2166
+  _globals['_CREATEEVALUATIONREQUEST']._serialized_start=2168
+  _globals['_CREATEEVALUATIONREQUEST']._serialized_end=2283
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=2285
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=2327
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=2329
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=2414
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=2416
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=2509
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=2511
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=2556
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=2558
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=2626
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=2628
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=2728
+  _globals['_EVALUATIONSERVICE']._serialized_start=2731
+  _globals['_EVALUATIONSERVICE']._serialized_end=3153
 # @@protoc_insertion_point(module_scope)

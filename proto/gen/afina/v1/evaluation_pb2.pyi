@@ -23,8 +23,36 @@ class Subject(_message.Message):
     digest: str
     def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., digest: _Optional[str] = ...) -> None: ...
 
+class Metric(_message.Message):
+    __slots__ = ("name", "label", "value", "low", "high", "interval")
+    class Interval(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        INTERVAL_UNSPECIFIED: _ClassVar[Metric.Interval]
+        INTERVAL_WILSON: _ClassVar[Metric.Interval]
+        INTERVAL_BOOTSTRAP: _ClassVar[Metric.Interval]
+        INTERVAL_NEWCOMBE: _ClassVar[Metric.Interval]
+        INTERVAL_T: _ClassVar[Metric.Interval]
+    INTERVAL_UNSPECIFIED: Metric.Interval
+    INTERVAL_WILSON: Metric.Interval
+    INTERVAL_BOOTSTRAP: Metric.Interval
+    INTERVAL_NEWCOMBE: Metric.Interval
+    INTERVAL_T: Metric.Interval
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    value: float
+    low: float
+    high: float
+    interval: Metric.Interval
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., interval: _Optional[_Union[Metric.Interval, str]] = ...) -> None: ...
+
 class Score(_message.Message):
-    __slots__ = ("model", "prompt", "accuracy", "accuracy_low", "accuracy_high", "exact_match", "macro_f1", "item_count", "confusion")
+    __slots__ = ("model", "prompt", "accuracy", "accuracy_low", "accuracy_high", "exact_match", "macro_f1", "item_count", "confusion", "metrics", "validation", "is_chosen")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +62,9 @@ class Score(_message.Message):
     MACRO_F1_FIELD_NUMBER: _ClassVar[int]
     ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
     CONFUSION_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FIELD_NUMBER: _ClassVar[int]
+    IS_CHOSEN_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: str
     accuracy: float
@@ -43,10 +74,37 @@ class Score(_message.Message):
     macro_f1: float
     item_count: int
     confusion: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., exact_match: _Optional[float] = ..., macro_f1: _Optional[float] = ..., item_count: _Optional[int] = ..., confusion: _Optional[_Iterable[int]] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    validation: Metric
+    is_chosen: bool
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., exact_match: _Optional[float] = ..., macro_f1: _Optional[float] = ..., item_count: _Optional[int] = ..., confusion: _Optional[_Iterable[int]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., validation: _Optional[_Union[Metric, _Mapping]] = ..., is_chosen: _Optional[bool] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("effect", "champion_value", "candidate_value", "p_value", "test")
+    class Test(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TEST_UNSPECIFIED: _ClassVar[Difference.Test]
+        TEST_MCNEMAR: _ClassVar[Difference.Test]
+        TEST_PAIRED_T: _ClassVar[Difference.Test]
+        TEST_PAIRED_BOOTSTRAP: _ClassVar[Difference.Test]
+    TEST_UNSPECIFIED: Difference.Test
+    TEST_MCNEMAR: Difference.Test
+    TEST_PAIRED_T: Difference.Test
+    TEST_PAIRED_BOOTSTRAP: Difference.Test
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_VALUE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    effect: Metric
+    champion_value: float
+    candidate_value: float
+    p_value: float
+    test: Difference.Test
+    def __init__(self, effect: _Optional[_Union[Metric, _Mapping]] = ..., champion_value: _Optional[float] = ..., candidate_value: _Optional[float] = ..., p_value: _Optional[float] = ..., test: _Optional[_Union[Difference.Test, str]] = ...) -> None: ...
 
 class Comparison(_message.Message):
-    __slots__ = ("champion", "champion_prompt", "candidate", "candidate_prompt", "item_count", "candidate_only_count", "champion_only_count", "effect", "effect_low", "effect_high", "p_value")
+    __slots__ = ("champion", "champion_prompt", "candidate", "candidate_prompt", "item_count", "candidate_only_count", "champion_only_count", "effect", "effect_low", "effect_high", "p_value", "differences")
     CHAMPION_FIELD_NUMBER: _ClassVar[int]
     CHAMPION_PROMPT_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +116,7 @@ class Comparison(_message.Message):
     EFFECT_LOW_FIELD_NUMBER: _ClassVar[int]
     EFFECT_HIGH_FIELD_NUMBER: _ClassVar[int]
     P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     champion: str
     champion_prompt: str
     candidate: str
@@ -69,10 +128,11 @@ class Comparison(_message.Message):
     effect_low: float
     effect_high: float
     p_value: float
-    def __init__(self, champion: _Optional[str] = ..., champion_prompt: _Optional[str] = ..., candidate: _Optional[str] = ..., candidate_prompt: _Optional[str] = ..., item_count: _Optional[int] = ..., candidate_only_count: _Optional[int] = ..., champion_only_count: _Optional[int] = ..., effect: _Optional[float] = ..., effect_low: _Optional[float] = ..., effect_high: _Optional[float] = ..., p_value: _Optional[float] = ...) -> None: ...
+    differences: _containers.RepeatedCompositeFieldContainer[Difference]
+    def __init__(self, champion: _Optional[str] = ..., champion_prompt: _Optional[str] = ..., candidate: _Optional[str] = ..., candidate_prompt: _Optional[str] = ..., item_count: _Optional[int] = ..., candidate_only_count: _Optional[int] = ..., champion_only_count: _Optional[int] = ..., effect: _Optional[float] = ..., effect_low: _Optional[float] = ..., effect_high: _Optional[float] = ..., p_value: _Optional[float] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("name", "state", "suite", "suite_digest", "subjects", "labels", "scores", "comparisons", "answers", "answered_count", "question_count", "error", "create_time", "end_time", "etag")
+    __slots__ = ("name", "state", "suite", "suite_digest", "subjects", "labels", "scores", "comparisons", "answers", "answered_count", "question_count", "error", "create_time", "end_time", "etag", "deciding_metric", "choice")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Evaluation.State]
@@ -89,6 +149,14 @@ class Evaluation(_message.Message):
     STATE_FAILED: Evaluation.State
     STATE_CANCELLING: Evaluation.State
     STATE_CANCELLED: Evaluation.State
+    class Choice(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CHOICE_UNSPECIFIED: _ClassVar[Evaluation.Choice]
+        CHOICE_VALIDATION: _ClassVar[Evaluation.Choice]
+        CHOICE_CLOSEST: _ClassVar[Evaluation.Choice]
+    CHOICE_UNSPECIFIED: Evaluation.Choice
+    CHOICE_VALIDATION: Evaluation.Choice
+    CHOICE_CLOSEST: Evaluation.Choice
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +172,8 @@ class Evaluation(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    DECIDING_METRIC_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: Evaluation.State
     suite: str
@@ -119,7 +189,9 @@ class Evaluation(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Evaluation.State, str]] = ..., suite: _Optional[str] = ..., suite_digest: _Optional[str] = ..., subjects: _Optional[_Iterable[_Union[Subject, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., comparisons: _Optional[_Iterable[_Union[Comparison, _Mapping]]] = ..., answers: _Optional[_Union[_resources_pb2.Artifact, _Mapping]] = ..., answered_count: _Optional[int] = ..., question_count: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    deciding_metric: str
+    choice: Evaluation.Choice
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Evaluation.State, str]] = ..., suite: _Optional[str] = ..., suite_digest: _Optional[str] = ..., subjects: _Optional[_Iterable[_Union[Subject, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., comparisons: _Optional[_Iterable[_Union[Comparison, _Mapping]]] = ..., answers: _Optional[_Union[_resources_pb2.Artifact, _Mapping]] = ..., answered_count: _Optional[int] = ..., question_count: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., deciding_metric: _Optional[str] = ..., choice: _Optional[_Union[Evaluation.Choice, str]] = ...) -> None: ...
 
 class CreateEvaluationRequest(_message.Message):
     __slots__ = ("parent", "evaluation", "request_id")

@@ -67,7 +67,8 @@ class EvaluationServiceServicer:
     """
 
     def CreateEvaluation(self, request, context):
-        """Creates an evaluation; it begins by itself. Errors: INVALID_ARGUMENT, NOT_FOUND (suite or model).
+        """Creates an evaluation; it begins by itself. Errors: INVALID_ARGUMENT (every mistake at once), NOT_FOUND (where unknown names
+        are the only mistakes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +82,7 @@ class EvaluationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Lists evaluations, newest first.
+        """Lists evaluations, newest first; without metrics, confusion and differences, for which one is got.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Prompt(_message.Message):
-    __slots__ = ("id", "method", "shots", "seed")
+    __slots__ = ("id", "method", "shots", "seed", "instruction", "template")
     class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         METHOD_UNSPECIFIED: _ClassVar[Prompt.Method]
@@ -25,14 +25,96 @@ class Prompt(_message.Message):
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SHOTS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     id: str
     method: Prompt.Method
     shots: int
     seed: int
-    def __init__(self, id: _Optional[str] = ..., method: _Optional[_Union[Prompt.Method, str]] = ..., shots: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    instruction: str
+    template: str
+    def __init__(self, id: _Optional[str] = ..., method: _Optional[_Union[Prompt.Method, str]] = ..., shots: _Optional[int] = ..., seed: _Optional[int] = ..., instruction: _Optional[str] = ..., template: _Optional[str] = ...) -> None: ...
+
+class ExactMatch(_message.Message):
+    __slots__ = ("keep_case", "keep_space", "keep_final_punctuation", "drop_punctuation", "drop_articles")
+    KEEP_CASE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SPACE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FINAL_PUNCTUATION_FIELD_NUMBER: _ClassVar[int]
+    DROP_PUNCTUATION_FIELD_NUMBER: _ClassVar[int]
+    DROP_ARTICLES_FIELD_NUMBER: _ClassVar[int]
+    keep_case: bool
+    keep_space: bool
+    keep_final_punctuation: bool
+    drop_punctuation: bool
+    drop_articles: bool
+    def __init__(self, keep_case: _Optional[bool] = ..., keep_space: _Optional[bool] = ..., keep_final_punctuation: _Optional[bool] = ..., drop_punctuation: _Optional[bool] = ..., drop_articles: _Optional[bool] = ...) -> None: ...
+
+class Classification(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Bleu(_message.Message):
+    __slots__ = ("tokenizer", "lowercase")
+    class Tokenizer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TOKENIZER_UNSPECIFIED: _ClassVar[Bleu.Tokenizer]
+        TOKENIZER_13A: _ClassVar[Bleu.Tokenizer]
+        TOKENIZER_INTL: _ClassVar[Bleu.Tokenizer]
+        TOKENIZER_ZH: _ClassVar[Bleu.Tokenizer]
+        TOKENIZER_CHAR: _ClassVar[Bleu.Tokenizer]
+        TOKENIZER_NONE: _ClassVar[Bleu.Tokenizer]
+    TOKENIZER_UNSPECIFIED: Bleu.Tokenizer
+    TOKENIZER_13A: Bleu.Tokenizer
+    TOKENIZER_INTL: Bleu.Tokenizer
+    TOKENIZER_ZH: Bleu.Tokenizer
+    TOKENIZER_CHAR: Bleu.Tokenizer
+    TOKENIZER_NONE: Bleu.Tokenizer
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    LOWERCASE_FIELD_NUMBER: _ClassVar[int]
+    tokenizer: Bleu.Tokenizer
+    lowercase: bool
+    def __init__(self, tokenizer: _Optional[_Union[Bleu.Tokenizer, str]] = ..., lowercase: _Optional[bool] = ...) -> None: ...
+
+class Chrf(_message.Message):
+    __slots__ = ("words", "lowercase")
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    LOWERCASE_FIELD_NUMBER: _ClassVar[int]
+    words: bool
+    lowercase: bool
+    def __init__(self, words: _Optional[bool] = ..., lowercase: _Optional[bool] = ...) -> None: ...
+
+class Rouge(_message.Message):
+    __slots__ = ("stemmer", "unicode")
+    STEMMER_FIELD_NUMBER: _ClassVar[int]
+    UNICODE_FIELD_NUMBER: _ClassVar[int]
+    stemmer: bool
+    unicode: bool
+    def __init__(self, stemmer: _Optional[bool] = ..., unicode: _Optional[bool] = ...) -> None: ...
+
+class Criterion(_message.Message):
+    __slots__ = ("exact_match", "classification", "bleu", "chrf", "rouge")
+    EXACT_MATCH_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
+    BLEU_FIELD_NUMBER: _ClassVar[int]
+    CHRF_FIELD_NUMBER: _ClassVar[int]
+    ROUGE_FIELD_NUMBER: _ClassVar[int]
+    exact_match: ExactMatch
+    classification: Classification
+    bleu: Bleu
+    chrf: Chrf
+    rouge: Rouge
+    def __init__(self, exact_match: _Optional[_Union[ExactMatch, _Mapping]] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., bleu: _Optional[_Union[Bleu, _Mapping]] = ..., chrf: _Optional[_Union[Chrf, _Mapping]] = ..., rouge: _Optional[_Union[Rouge, _Mapping]] = ...) -> None: ...
 
 class Suite(_message.Message):
-    __slots__ = ("name", "dataset", "prompts", "labels", "max_tokens", "digest", "create_time")
+    __slots__ = ("name", "dataset", "prompts", "labels", "max_tokens", "digest", "create_time", "criteria", "part")
+    class Part(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PART_UNSPECIFIED: _ClassVar[Suite.Part]
+        PART_TEST: _ClassVar[Suite.Part]
+        PART_VALIDATION: _ClassVar[Suite.Part]
+    PART_UNSPECIFIED: Suite.Part
+    PART_TEST: Suite.Part
+    PART_VALIDATION: Suite.Part
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +122,8 @@ class Suite(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CRITERIA_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
@@ -47,7 +131,9 @@ class Suite(_message.Message):
     max_tokens: int
     digest: str
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., digest: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    criteria: _containers.RepeatedCompositeFieldContainer[Criterion]
+    part: Suite.Part
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., digest: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., criteria: _Optional[_Iterable[_Union[Criterion, _Mapping]]] = ..., part: _Optional[_Union[Suite.Part, str]] = ...) -> None: ...
 
 class CreateSuiteRequest(_message.Message):
     __slots__ = ("parent", "suite", "suite_id")

@@ -57,7 +57,8 @@ class SuiteServiceServicer:
     """
 
     def CreateSuite(self, request, context):
-        """Creates a suite. Errors: INVALID_ARGUMENT, NOT_FOUND (dataset), ALREADY_EXISTS (same id, other content).
+        """Creates a suite. Errors: INVALID_ARGUMENT (every mistake at once), NOT_FOUND (where an unknown dataset is the only one),
+        ALREADY_EXISTS (same id, other content).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
