@@ -79,7 +79,8 @@ class Supervisor:
                 if time.monotonic() > deadline:
                     raise self._complaint(program.name, f"was not ready after {timeout_s:g} s")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), 0.2)
+                    async with asyncio.timeout(0.2):
+                        await self._stopping.wait()
                 if self._stopping.is_set():
                     raise Unavailable("Stopped before everything was ready.", reason="STOPPED")
 
@@ -104,7 +105,8 @@ class Supervisor:
             if time.monotonic() - began > STEADY_S:
                 pause_s = self._pause_s
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
             pause_s = min(2 * pause_s, self._max_pause_s)
 
     async def _run(self, program: Program) -> int:

@@ -123,7 +123,8 @@ class Routes:
         last: Unavailable | None = None
         while (left_s := end - self._clock()) > 0:
             try:
-                return await asyncio.wait_for(asyncio.shield(self._shared_ensure(route.model)), left_s)
+                async with asyncio.timeout(left_s):
+                    return await asyncio.shield(self._shared_ensure(route.model))
             except TimeoutError:
                 break
             except NotFound as error:

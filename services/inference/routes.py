@@ -65,7 +65,8 @@ class RouteTable:
             with contextlib.suppress(Unavailable):  # the database is away; the old table is the best there is
                 await self.refresh()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stale.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._stale.wait()
             self._stale.clear()
 
     async def refresh(self) -> None:
@@ -92,7 +93,8 @@ class RouteTable:
         """Wait for a change, or for that long."""
         async with self._changed:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait()
 
 
 async def build(database: Database) -> tuple[Route, ...]:

@@ -220,6 +220,18 @@ async def test_who_waits_is_woken_by_what_this_process_makes_due_and_by_nothing_
         await asyncio.wait_for(waiting, 5)
 
 
+@pytest.mark.parametrize("ticks", range(4))
+async def test_who_is_cancelled_in_the_moment_of_waking_is_cancelled(database: Database, ticks: int) -> None:
+    waiting = asyncio.create_task(database.woken("job", 30))
+    await asyncio.wait({waiting}, timeout=0.1)
+    await database.create("job", "a", {}, due_time=START)
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    was_cancelled = waiting.cancel()
+    await asyncio.wait({waiting}, timeout=5)
+    assert waiting.cancelled() == was_cancelled
+
+
 async def test_the_next_due_is_the_earliest_that_nobody_holds_a_lease_on(database: Database, clock: Clock) -> None:
     assert await database.next_due("job") is None
     await database.create("job", "ended", {})

@@ -106,7 +106,8 @@ class _Errors(grpc.aio.ServerInterceptor):
         async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
             behaviour = handler.unary_unary or handler.stream_unary
             async with _Call(method, trace, context, self._metrics):
-                return await asyncio.wait_for(behaviour(request, context), context.time_remaining() or DEFAULT_DEADLINE_S)
+                async with asyncio.timeout(context.time_remaining() or DEFAULT_DEADLINE_S):
+                    return await behaviour(request, context)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             behaviour = handler.unary_stream or handler.stream_stream

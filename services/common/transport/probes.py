@@ -69,7 +69,8 @@ class Readiness:
         if task is None or task.done():
             task = self._asking[name] = asyncio.ensure_future(check())  # type: ignore[arg-type]
         try:
-            await asyncio.wait_for(asyncio.shield(task), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await asyncio.shield(task)
         except TimeoutError:
             return f"It does not answer within {self._timeout_s:g} s."
         except AfinaError as error:
