@@ -1,11 +1,20 @@
 """The gateway program: `python -m services.gateway` (with `--check`: import everything and leave)."""
 
-import asyncio
+import gc
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.v1 import api_key_pb2, api_key_pb2_grpc, file_pb2_grpc, fine_tuning_job_pb2_grpc, model_pb2_grpc
+import uvloop
+from afina.v1 import (
+    api_key_pb2,
+    api_key_pb2_grpc,
+    file_pb2_grpc,
+    fine_tuning_job_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    model_pb2_grpc,
+)
 
 from services.common import program
 from services.common.backends import choose
@@ -14,6 +23,7 @@ from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import GrpcServer, registration, serve_until_stopped
 from services.common.transport.http_server import HttpServer
 from services.gateway.app import Gateway, Limits, make_app
+from services.gateway.generation_rpc import GenerationRpc
 from services.gateway.routing import Routes
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.upstream import Upstream
@@ -58,7 +68,16 @@ async def run(settings: Settings) -> None:
     )
     http = HttpServer(settings.http_address, make_app(gateway))
     http.bind()
-    server = GrpcServer(settings.address, [registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys))])
+    generating = GenerationRpc(keys, gateway.generation, settings.max_body_bytes)
+    server = GrpcServer(
+        settings.address,
+        [
+            registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys)),
+            registration(generation_pb2_grpc, generation_pb2, "GenerationService", generating),
+        ],
+    )
+    gc.collect()
+    gc.freeze()  # what lives as long as the program: looking through it again would stop every answer for tens of milliseconds
     await serve_until_stopped(server, http.run, routes.watch)
     await upstream.close()
     await keys.database.close()
@@ -66,4 +85,4 @@ async def run(settings: Settings) -> None:
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        asyncio.run(run(program.begin("gateway", Settings)))
+        uvloop.run(run(program.begin("gateway", Settings)))
