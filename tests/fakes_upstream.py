@@ -18,6 +18,8 @@ from afina.v1 import (
     catalogue_pb2_grpc,
     file_pb2_grpc,
     fine_tuning_job_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
 )
@@ -31,6 +33,7 @@ from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.http_server import HttpServer
 from services.gateway.app import Gateway, Limits, make_app
+from services.gateway.generation_rpc import GenerationRpc
 from services.gateway.routing import Routes
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.upstream import Upstream
@@ -44,14 +47,15 @@ class ScriptedUpstream:
     """Answers like vLLM: echoes the last message word by word, and knows models by their served names alone.
 
     `script` holds what the next requests get instead: a status, "drop" (the connection is cut), "cut" (a stream ends in
-    its middle), "fail" (a stream tells of an error in its middle), "impostor" (the answer names another model).
+    its middle), "fail" (a stream tells of an error in its middle), "impostor" (the answer names another model), or fields
+    of the choice: a stream has them in its first chunk.
     """
 
     def __init__(self, *served_names: str, api_key: str = "upstream-key") -> None:
         self.served_names, self.api_key = set(served_names), api_key
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.script: list[int | str] = []
+        self.script: list[int | str | dict[str, Any]] = []
         self.gate = asyncio.Event()  # an answer waits here after its first word
         self.gate.set()
         self.cancelled = 0
@@ -96,12 +100,14 @@ class ScriptedUpstream:
         if "too-long" in words:
             return _error(400, f"This model's maximum context length is 2048 tokens. {body['model']}", "messages")
         try:
-            return await (self._stream if body.get("stream") else self._whole)(request, body, words, str(scripted))
+            return await (self._stream if body.get("stream") else self._whole)(request, body, words, scripted)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
 
-    async def _whole(self, _: web.Request, body: dict[str, Any], words: list[str], scripted: str) -> web.Response:
+    async def _whole(
+        self, _: web.Request, body: dict[str, Any], words: list[str], scripted: str | dict[str, Any]
+    ) -> web.Response:
         await self.gate.wait()
         text = " ".join(words)
         usage = {"prompt_tokens": 5, "completion_tokens": len(words), "total_tokens": 5 + len(words)}
@@ -109,6 +115,7 @@ class ScriptedUpstream:
         answer: dict[str, Any] = {"id": "cmpl-1", "created": 1, "model": model, "usage": usage, "system_fingerprint": None}
         if "messages" in body:
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            choice |= scripted if isinstance(scripted, dict) else {}
             answer |= {"object": "chat.completion", "choices": [choice]}
         else:
             top = {f"token_id:{token}": -0.5 * number for number, token in enumerate(body.get("logprob_token_ids", []))}
@@ -117,13 +124,15 @@ class ScriptedUpstream:
             answer |= {"object": "text_completion", "choices": [choice]}
         return web.Response(body=orjson.dumps(answer), content_type="application/json")
 
-    async def _stream(self, request: web.Request, body: dict[str, Any], words: list[str], scripted: str) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, body: dict[str, Any], words: list[str], scripted: str | dict[str, Any]
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for number, word in enumerate(words):
             choice = {"index": 0, "delta": {"role": "assistant", "content": word + " "}, "finish_reason": None}
-            chunk = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": [choice]}
-            event = b"data: " + orjson.dumps(chunk) + b"\n\n"
+            choice |= scripted if isinstance(scripted, dict) and number == 0 else {}
+            event = _chunk(body, [choice])
             await response.write(event[:20])  # in two pieces, as a network may cut it
             await response.write(event[20:])
             if number == 0:
@@ -135,6 +144,9 @@ class ScriptedUpstream:
                 if scripted == "fail":
                     await response.write(b'data: {"error": {"message": "engine died", "code": 500}}\n\n')
                     break
+        if body.get("stream_options", {}).get("include_usage"):
+            usage = {"prompt_tokens": 5, "completion_tokens": len(words), "total_tokens": 5 + len(words)}
+            await response.write(_chunk(body, [], usage=usage))
         await response.write(b"data: [DONE]\n\n")
         return response
 
@@ -245,10 +257,12 @@ class RunningGateway:
     routes: Routes
     grpc_address: str
     api_keys: Client = field(init=False)
+    generation: Client = field(init=False)
     _clients: list[openai.AsyncOpenAI] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.api_keys = Client(api_key_pb2_grpc.ApiKeyServiceStub, self.grpc_address, retry=False)
+        self.generation = Client(generation_pb2_grpc.GenerationServiceStub, self.grpc_address, retry=False)
 
     def client(self, secret: str = "") -> openai.AsyncOpenAI:
         """Return the SDK, for this gateway and a key, without retries of its own."""
@@ -266,6 +280,7 @@ class RunningGateway:
         for client in self._clients:
             await client.close()
         await self.api_keys.close()
+        await self.generation.close()
 
 
 @contextlib.asynccontextmanager
@@ -290,7 +305,14 @@ async def running_gateway(
     gateway = Gateway(keys, routes, upstream, files, jobs, models, limits or Limits())
     http = HttpServer("127.0.0.1:0", make_app(gateway), grace_s=2)
     http.bind()
-    server = GrpcServer("127.0.0.1:0", [registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys))])
+    generating = GenerationRpc(keys, gateway.generation, gateway.limits.max_body_bytes)
+    server = GrpcServer(
+        "127.0.0.1:0",
+        [
+            registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys)),
+            registration(generation_pb2_grpc, generation_pb2, "GenerationService", generating),
+        ],
+    )
     await server.start()
     _, secret = await create_key(keys, "projects/default", "tests", None, inference_only=False)
     tasks = [asyncio.ensure_future(http.run()), asyncio.ensure_future(routes.watch())]
@@ -305,6 +327,11 @@ async def running_gateway(
         closing: list[Any] = [running, models, files, jobs, upstream, keys.database]
         for client in closing:
             await client.close()
+
+
+def _chunk(body: dict[str, Any], choices: list[Any], **fields: Any) -> bytes:
+    chunk = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": choices}
+    return b"data: " + orjson.dumps({**chunk, **fields}) + b"\n\n"
 
 
 def _words(body: dict[str, Any]) -> list[str]:

@@ -12,8 +12,8 @@ import ipaddress
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from services.common import telemetry
 from services.common.backends.measured import measured
@@ -78,11 +78,19 @@ class Program:
                 door.stop()
 
 
-def main(name: str, settings_class: type[T], run: Callable[[T, Program], Awaitable[None]]) -> None:
-    """Run a program until it is stopped. What it can't begin with is one line and an exit code."""
+def main(
+    name: str,
+    settings_class: type[T],
+    run: Callable[[T, Program], Awaitable[None]],
+    run_loop: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+) -> None:
+    """Run a program until it is stopped. What it can't begin with is one line and an exit code.
+
+    `run_loop` runs it in an event loop: uvloop's, for a program that has chosen it.
+    """
     settings = begin(name, settings_class)
     try:
-        asyncio.run(_run(run, settings))
+        run_loop(_run(run, settings))
     except AfinaError as error:
         print(f"{name}: {error.message}", file=sys.stderr)
         raise SystemExit(EXIT_SETTINGS if isinstance(error, InvalidInput | WrongState) else EXIT_FAILED) from None

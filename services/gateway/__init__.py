@@ -1,5 +1,10 @@
 """The gateway: the one program that clients speak to. It owns API keys, speaks OpenAI's HTTP API, and routes to model servers.
 
+Models are asked over HTTP (`openai/chat.py`) and over gRPC (`generation_rpc.py`). Both only read a request and write an
+answer; what happens between (the route, a connection, the answer in the right name, usage) is `generation.py`,
+once. That path is kept short, since every token passes it: no framework, connections of our own (`connections.py`), and
+a key is looked up once a second (`keys.py`). `tests/benchmarks/gateway.py` says what it costs.
+
 A key works until it expires or is deleted; it has no other states. Files are kept by `dataset`, jobs by `trainer`, models
 and routes by `inference`; the gateway keeps none of theirs.
 

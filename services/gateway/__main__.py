@@ -1,11 +1,21 @@
 """The gateway program: `python -m services.gateway` (with `--check`: import everything and leave)."""
 
 import functools
+import gc
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.v1 import api_key_pb2, api_key_pb2_grpc, file_pb2_grpc, fine_tuning_job_pb2_grpc, model_pb2_grpc
+import uvloop
+from afina.v1 import (
+    api_key_pb2,
+    api_key_pb2_grpc,
+    file_pb2_grpc,
+    fine_tuning_job_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    model_pb2_grpc,
+)
 
 from services.common.backends import choose
 from services.common.program import Program, main, until_done
@@ -14,6 +24,7 @@ from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.http_server import HttpServer
 from services.gateway.app import Gateway, Limits, make_app
+from services.gateway.generation_rpc import GenerationRpc
 from services.gateway.routing import Routes
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.upstream import Upstream
@@ -59,10 +70,18 @@ async def run(settings: Settings, program: Program) -> None:
     )
     http = HttpServer(settings.http_address, make_app(gateway))
     http.bind()
+    generating = GenerationRpc(keys, gateway.generation, settings.max_body_bytes)
     server = GrpcServer(
-        settings.address, [registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys))], program.metrics
+        settings.address,
+        [
+            registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys)),
+            registration(generation_pb2_grpc, generation_pb2, "GenerationService", generating),
+        ],
+        program.metrics,
     )
     first_key = functools.partial(ensure_first_key, keys, Path(settings.api_key_file))
+    gc.collect()
+    gc.freeze()  # what lives as long as the program: looking through it again would stop every answer for tens of milliseconds
     await program.serve(server, http.run, routes.watch, lambda: until_done(first_key))
     await upstream.close()
     await keys.database.close()
@@ -70,4 +89,4 @@ async def run(settings: Settings, program: Program) -> None:
 
 if __name__ == "__main__":
     if "--check" not in sys.argv:
-        main("gateway", Settings, run)
+        main("gateway", Settings, run, uvloop.run)

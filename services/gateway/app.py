@@ -1,6 +1,8 @@
 """The HTTP application: which path leads where. The order of what stands around it is: door, key, route."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -9,11 +11,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as HttpRoute
 
 from services.common.transport.grpc_client import Client
-from services.common.transport.http_server import Door
+from services.common.transport.http_server import App, Door, Receive, Scope, Send
+from services.gateway.generation import CHAT, COMPLETIONS, Generation, Slots
 from services.gateway.keys import KIND
 from services.gateway.openai import files, fine_tuning, models
 from services.gateway.openai.callers import Authentication
-from services.gateway.openai.chat import Generation, Slots
+from services.gateway.openai.chat import GenerationPath
 from services.gateway.openai.errors import on_http_exception, on_validation_error, present
 from services.gateway.openai.parameters import check_chat, check_completion
 from services.gateway.routing import Routes
@@ -45,21 +48,39 @@ class Gateway:
     limits: Limits = Limits()
     usage: Usage = field(default_factory=Usage)
 
+    @cached_property
+    def generation(self) -> Generation:
+        """What answers are made with, over HTTP and gRPC: the places for answers under way are the same."""
+        return Generation(self.routes, self.upstream, self.usage, Slots(self.limits.max_generations, self.usage))
+
+
+class Shortcut:
+    """ASGI middleware: the way to the two inference paths past what the framework does for all the others."""
+
+    def __init__(self, app: App, *, paths: Mapping[tuple[str, str], App]) -> None:
+        self._app, self._paths = app, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        app = self._paths.get((scope["method"], scope["path"]), self._app) if scope["type"] == "http" else self._app
+        await app(scope, receive, send)
+
 
 def make_app(gateway: Gateway) -> FastAPI:
     """Return the application."""
     app = FastAPI(title="Afina", docs_url=None, redoc_url=None, redirect_slashes=False)
+    limits = gateway.limits
+    paths = {
+        path: GenerationPath(path, check, gateway.generation, limits.max_body_bytes, limits.body_timeout_s)
+        for path, check in ((CHAT, check_chat), (COMPLETIONS, check_completion))
+    }
+    app.add_middleware(Shortcut, paths={("POST", path): answering for path, answering in paths.items()})
     app.add_middleware(Authentication, keys=gateway.keys)
     app.add_middleware(Door, present=present, observe=gateway.usage.requested)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    limits = gateway.limits
-    slots = Slots(limits.max_generations, gateway.usage)
-    for path, check in (("/v1/chat/completions", check_chat), ("/v1/completions", check_completion)):
-        generation = Generation(
-            path, check, gateway.routes, gateway.upstream, gateway.usage, slots, limits.max_body_bytes, limits.body_timeout_s
-        )
-        app.router.routes.append(HttpRoute(path, generation, methods=["POST"], name=path))
+    for path, answering in paths.items():  # so that the framework knows them, for other methods
+        app.router.routes.append(HttpRoute(path, answering, methods=["POST"], name=path))
     app.include_router(files.router(gateway.files, limits.max_file_bytes))
     app.include_router(fine_tuning.router(gateway.jobs, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(models.router(gateway.routes, gateway.models))

@@ -63,6 +63,12 @@ def is_secret(text: str) -> bool:
     return _SECRET.fullmatch(text) is not None
 
 
+def secret_of(authorization: str) -> str:
+    """Return the secret in `Bearer afina-...`, as a header or metadata carries it; empty where there is none."""
+    scheme, _, secret = authorization.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
+
+
 def sha256_of(secret: str) -> str:
     """How a secret is kept."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,8 +1,7 @@
 """The model servers as the gateway asks them: one question, a second replica when the first fails, chunks as they come.
 
 Nothing that a client sends but the checked body goes upstream, and a question is asked again only while nothing of an
-answer has been handed on. Connections are kept for less time than the servers keep them, so that a question is not sent
-into one that is just being closed.
+answer has been handed on.
 """
 
 from collections.abc import AsyncIterator
@@ -10,26 +9,34 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import orjson
 
 from services.common.errors import AfinaError, InvalidInput, OverLimit, Unavailable
 from services.common.telemetry import carried
+from services.gateway.connections import Broken, Connection, Connections, Silent, request
 from services.gateway.routing import Replica, Route, Routes
 
-KEEP_ALIVE_S = 3.0  # vLLM closes an idle connection after 5
-CONNECT_TIMEOUT_S = 5.0
 # What a server says that is stopping, was started anew, or has lost the model; another one, or a later one, may answer.
 _FAILED_REPLICA = frozenset({401, 404, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that has begun: its first bytes, and the rest. A whole answer is all in the first."""
+    """An answer that has begun: its first bytes, and the way to the rest. A whole answer is all in the first."""
 
     replica: Replica
     first: bytes
-    rest: AsyncIterator[bytes]
+    connection: Connection
+    idle_timeout_s: float
+
+    async def read(self) -> bytes:
+        """Return what has come since; nothing at the end. Raises: Unavailable (it broke off, or fell silent)."""
+        try:
+            return await self.connection.read()
+        except Silent as error:
+            raise too_late(self.idle_timeout_s) from error
+        except Broken as error:
+            raise Unavailable(f"The model server broke off its answer: {error}.", reason="MODEL_SERVER_FAILED") from error
 
 
 class _ReplicaFailed(Exception):
@@ -37,11 +44,11 @@ class _ReplicaFailed(Exception):
 
 
 class Upstream:
-    """Asks model servers. Made inside the event loop; closed by whoever made it."""
+    """Asks model servers. Used inside one event loop; closed by whoever made it."""
 
     def __init__(self, routes: Routes, *, idle_timeout_s: float = 300.0, answer_timeout_s: float = 600.0) -> None:
         self._routes, self._idle_timeout_s, self._answer_timeout_s = routes, idle_timeout_s, answer_timeout_s
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = Connections()
 
     @asynccontextmanager
     async def ask(self, route: Route, path: str, body: dict[str, Any], *, is_streamed: bool) -> AsyncIterator[Answer]:
@@ -54,7 +61,7 @@ class Upstream:
             replica = await self._routes.replica(route, failed)
             with self._routes.occupied(replica):
                 try:
-                    response, first = await self._post(replica, path, body, is_streamed)
+                    answer = await self._post(replica, path, body, is_streamed)
                 except _ReplicaFailed as error:
                     if is_last:
                         raise Unavailable(
@@ -65,62 +72,40 @@ class Upstream:
                     failed.add(replica.url)
                     continue
                 try:
-                    yield Answer(replica, first, self._chunks(response))
+                    yield answer
                 finally:
-                    response.close()  # gives back a connection that was read to its end, cuts one that was not
+                    self._connections.give_back(replica.url, answer.connection)
                 return
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        self._connections.close()
 
-    async def _post(
-        self, replica: Replica, path: str, body: dict[str, Any], is_streamed: bool
-    ) -> tuple[aiohttp.ClientResponse, bytes]:
+    async def _post(self, replica: Replica, path: str, body: dict[str, Any], is_streamed: bool) -> Answer:
         idle_s = self._idle_timeout_s if is_streamed else self._answer_timeout_s
-        response: aiohttp.ClientResponse | None = None
+        passed_on = orjson.dumps({**body, "model": replica.served_name})
+        question = request(replica.url, path, replica.api_key, passed_on, carried())
+        connection: Connection | None = None
         has_begun = False
         try:
-            response = await self._open_session().post(
-                replica.url + path,
-                data=orjson.dumps({**body, "model": replica.served_name}),
-                headers={"Authorization": f"Bearer {replica.api_key}", "Content-Type": "application/json", **carried()},
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_s),
-                allow_redirects=False,
-            )
-            if response.status in _FAILED_REPLICA:
-                raise _ReplicaFailed(f"it answered {response.status}: {_message(await response.read())}")
-            if response.status >= 300:
-                raise refusal(response.status, await response.read(), replica.served_name)
-            first = await (response.content.readany() if is_streamed else response.read())
+            connection = await self._connections.take(replica.url)
+            status = await connection.ask(question, idle_s)
+            if status in _FAILED_REPLICA:
+                raise _ReplicaFailed(f"it answered {status}: {_message(await connection.read_all())}")
+            if status >= 300:
+                raise refusal(status, await connection.read_all(), replica.served_name)
+            first = await (connection.read() if is_streamed else connection.read_all())
             if not first:
                 raise _ReplicaFailed("it ended its answer before it began")
             has_begun = True
-            return response, first
-        except aiohttp.SocketTimeoutError as error:
+            return Answer(replica, first, connection, idle_s)
+        except Silent as error:
             raise too_late(idle_s) from error
-        except aiohttp.ClientError as error:
-            raise _ReplicaFailed(f"{type(error).__name__}: {error}") from error
+        except Broken as error:
+            raise _ReplicaFailed(str(error)) from error
         finally:
-            if response is not None and not has_begun:
-                response.close()
-
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in response.content.iter_any():
-                yield chunk
-        except aiohttp.SocketTimeoutError as error:
-            raise too_late(self._idle_timeout_s) from error
-        except aiohttp.ClientError as error:
-            message = f"The model server broke off its answer ({type(error).__name__})."
-            raise Unavailable(message, reason="MODEL_SERVER_FAILED") from error
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:  # not in __init__: a session belongs to the running event loop
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        return self._session
+            if connection is not None and not has_begun:
+                self._connections.give_back(replica.url, connection)
 
 
 def refusal(status: int, body: bytes, served_name: str) -> AfinaError:

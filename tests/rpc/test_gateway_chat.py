@@ -64,6 +64,19 @@ async def test_a_streamed_chat_carries_the_name_in_every_chunk_and_ends(gateway:
     assert {chunk.system_fingerprint for chunk in chunks} == {f"fp_{DIGEST[:16]}"}
 
 
+async def test_the_tokens_of_a_stream_are_counted_and_told_to_who_asks(gateway: RunningGateway) -> None:
+    create = gateway.client().chat.completions.create
+    plain = [chunk async for chunk in await create(model="smol", messages=says("one two"), stream=True)]
+    options: Any = {"include_usage": True}
+    asked = [chunk async for chunk in await create(model="smol", messages=says("three"), stream=True, stream_options=options)]
+    assert [chunk.usage for chunk in plain] == [None, None]
+    assert asked[-1].usage is not None
+    assert asked[-1].usage.completion_tokens == 1
+    async with aiohttp.ClientSession() as session, session.get(gateway.url + "/metrics") as response:
+        told = await response.text()
+    assert 'afina_gateway_tokens_total{kind="completion",model_kind="base",project="default"} 3.0' in told
+
+
 async def test_the_first_words_of_a_stream_come_before_the_last_are_written(
     gateway: RunningGateway, upstream: ScriptedUpstream
 ) -> None:

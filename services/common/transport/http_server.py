@@ -233,14 +233,25 @@ def too_large(max_bytes: int) -> errors.OverLimit:
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Await work, and cancel it when the client closes the connection. Raises: ClientLeft."""
-    working = asyncio.ensure_future(work)
+    working = asyncio.current_task()
+    assert working is not None
+    cancels = working.cancelling()
     leaving = asyncio.ensure_future(receive())
+
+    has_left = False
+
+    def stop(_: Any) -> None:
+        nonlocal has_left
+        has_left = True
+        working.cancel()
+
+    leaving.add_done_callback(stop)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientLeft
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if has_left and working.uncancel() <= cancels:  # as asyncio.timeout tells its own cancellation from others
+            raise ClientLeft from None
+        raise
     finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        leaving.remove_done_callback(stop)
+        leaving.cancel()

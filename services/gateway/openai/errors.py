@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from services.common import errors
 from services.common.transport.http_server import Headers, header, status_of
+from services.gateway.keys import secret_of
 
 RETRY_AFTER_S = "2"
 _JSON = (b"content-type", b"application/json")
@@ -94,5 +95,4 @@ async def on_validation_error(_: Request, error: Exception) -> Response:
 
 def bearer(scope: Any) -> str:
     """Return the secret that a request shows, or nothing."""
-    scheme, _, secret = header(scope, b"authorization").decode("latin-1").partition(" ")
-    return secret.strip() if scheme.lower() == "bearer" else ""
+    return secret_of(header(scope, b"authorization").decode("latin-1"))
