@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.v1 import api_key_pb2, api_key_pb2_grpc, file_pb2_grpc, fine_tuning_job_pb2_grpc, model_pb2_grpc
+from afina.v1 import api_key_pb2, api_key_pb2_grpc, file_pb2_grpc, fine_tuning_job_pb2_grpc, model_pb2_grpc, upload_pb2_grpc
 
 from services.common import program
 from services.common.backends import choose
@@ -54,6 +54,7 @@ async def run(settings: Settings) -> None:
         files=Client(file_pb2_grpc.FileServiceStub, settings.dataset_address),
         jobs=Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, settings.trainer_address),
         models=models,
+        uploads=Client(upload_pb2_grpc.UploadServiceStub, settings.dataset_address),
         limits=Limits(settings.max_body_bytes, settings.max_file_bytes, settings.max_generations, settings.body_timeout_s),
     )
     http = HttpServer(settings.http_address, make_app(gateway))

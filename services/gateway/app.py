@@ -11,7 +11,7 @@ from starlette.routing import Route as HttpRoute
 from services.common.transport.grpc_client import Client
 from services.common.transport.http_server import Door
 from services.gateway.keys import KIND
-from services.gateway.openai import files, fine_tuning, models
+from services.gateway.openai import files, fine_tuning, models, uploads
 from services.gateway.openai.callers import Authentication
 from services.gateway.openai.chat import Generation, Slots
 from services.gateway.openai.errors import on_http_exception, on_validation_error, present
@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Gateway:
-    """What the application works with. The clients speak to dataset (files), trainer (jobs) and inference (models)."""
+    """What the application works with. The clients speak to dataset (files, uploads), trainer (jobs) and inference (models)."""
 
     keys: Keys
     routes: Routes
@@ -42,6 +42,7 @@ class Gateway:
     files: Client
     jobs: Client
     models: Client
+    uploads: Client
     limits: Limits = Limits()
     usage: Usage = field(default_factory=Usage)
 
@@ -61,6 +62,7 @@ def make_app(gateway: Gateway) -> FastAPI:
         )
         app.router.routes.append(HttpRoute(path, generation, methods=["POST"], name=path))
     app.include_router(files.router(gateway.files, limits.max_file_bytes))
+    app.include_router(uploads.router(gateway.uploads, gateway.files, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(fine_tuning.router(gateway.jobs, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(models.router(gateway.routes, gateway.models))
     _add_probes(app, gateway)

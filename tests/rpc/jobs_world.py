@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from afina.v1 import (
     file_pb2_grpc,
     fine_tuning_job_pb2,
     fine_tuning_job_pb2_grpc,
+    upload_pb2,
+    upload_pb2_grpc,
 )
 
 from services.common.backends.database.sql import SqlDatabase
@@ -27,6 +30,8 @@ from services.common.ports.manifest import Manifest, put_folder
 from services.common.reconcile import Reconciler
 from services.common.transport.grpc_server import registration
 from services.dataset.rpc import DatasetRpc, FileRpc
+from services.dataset.upload_rpc import UploadRpc
+from services.dataset.uploading import Uploads
 from services.dataset.use_cases import Library
 from services.gateway.app import Limits
 from services.trainer.attempts import reconcile_job
@@ -53,6 +58,7 @@ class World:
     inference: ScriptedInference
     upstream: ScriptedUpstream
     store: LocalObjectStore
+    uploads: Uploads
 
     @property
     def client(self) -> openai.AsyncOpenAI:
@@ -86,7 +92,7 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
+async def jobs_world(tmp_path: Path, clock: Callable[[], datetime] | None = None) -> AsyncIterator[World]:
     """Run the dataset and trainer services and a gateway in a folder."""
     store, launcher = LocalObjectStore(tmp_path / "objects"), ScriptedLauncher()
     base = tmp_path / "base"
@@ -94,6 +100,7 @@ async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
     (base / "config.json").write_text(json.dumps({"hidden_size": 576, "architectures": ["LlamaForCausalLM"]}))
     store.commit("manifests/bases/b.json", put_folder(store, "bases", base, "base", {}).to_json())
     library = Library(SqlDatabase(f"sqlite:///{tmp_path}/dataset.db"), store)
+    uploads = Uploads(library, clock or (lambda: datetime.now(UTC)))
     async with contextlib.AsyncExitStack() as stack:
         inference = await stack.enter_async_context(ScriptedInference().running())
         upstream = await stack.enter_async_context(ScriptedUpstream(ADAPTER).running())
@@ -105,6 +112,7 @@ async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
             serving(
                 registration(file_pb2_grpc, file_pb2, "FileService", FileRpc(library)),
                 registration(dataset_pb2_grpc, dataset_pb2, "DatasetService", DatasetRpc(library)),
+                registration(upload_pb2_grpc, upload_pb2, "UploadService", UploadRpc(uploads)),
             )
         )
         database = SqlDatabase(f"sqlite:///{tmp_path}/trainer.db")
@@ -118,4 +126,4 @@ async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
         gateway = await stack.enter_async_context(
             running_gateway(tmp_path, inference.address, dataset=dataset, trainer=address, limits=limits)
         )
-        yield World(gateway, trainer, launcher, inference, upstream, store)
+        yield World(gateway, trainer, launcher, inference, upstream, store, uploads)
