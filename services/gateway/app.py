@@ -11,7 +11,7 @@ from starlette.routing import Route as HttpRoute
 from services.common.transport.grpc_client import Client
 from services.common.transport.http_server import Door
 from services.gateway.keys import KIND
-from services.gateway.openai import files, fine_tuning, models, uploads
+from services.gateway.openai import files, fine_tuning, models, responses, uploads
 from services.gateway.openai.callers import Authentication
 from services.gateway.openai.chat import Generation, Slots
 from services.gateway.openai.errors import on_http_exception, on_validation_error, present
@@ -61,6 +61,10 @@ def make_app(gateway: Gateway) -> FastAPI:
             path, check, gateway.routes, gateway.upstream, gateway.usage, slots, limits.max_body_bytes, limits.body_timeout_s
         )
         app.router.routes.append(HttpRoute(path, generation, methods=["POST"], name=path))
+        if path == "/v1/chat/completions":
+            answering = responses.Responses(generation, limits.max_body_bytes, limits.body_timeout_s)
+            app.router.routes.append(HttpRoute("/v1/responses", answering, methods=["POST"], name="/v1/responses"))
+    app.include_router(responses.router())
     app.include_router(files.router(gateway.files, limits.max_file_bytes))
     app.include_router(uploads.router(gateway.uploads, gateway.files, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(fine_tuning.router(gateway.jobs, limits.max_body_bytes, limits.body_timeout_s))

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from services.common import errors
 from services.common.transport.http_server import Headers, header, status_of
+from services.gateway.openai import absent
 
 RETRY_AFTER_S = "2"
 _JSON = (b"content-type", b"application/json")
@@ -69,9 +70,11 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Write what the framework refuses by itself: paths, methods, broken forms."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        ours: errors.AfinaError = errors.NotFound(f"Invalid URL ({request.method} {request.url.path})", reason="UNKNOWN_URL")
+        message = f"Invalid URL ({request.method} {request.url.path[:200]}) {absent.told(request.url.path)}".strip()
+        ours: errors.AfinaError = errors.NotFound(message, reason="UNKNOWN_URL")
     elif error.status_code == 405:
-        message = f"Not allowed to {request.method} on {request.url.path}. (HINT: Perhaps you meant another HTTP method?)"
+        hint = absent.told(request.url.path) or "(HINT: Perhaps you meant another HTTP method?)"
+        message = f"Not allowed to {request.method} on {request.url.path[:200]}. {hint}"
         ours = errors.InvalidInput(message, reason="METHOD_NOT_ALLOWED")
     else:
         ours = errors.InvalidInput(str(error.detail))
