@@ -46,7 +46,8 @@ from tests.fakes_upstream import RunningGateway, ScriptedInference, ScriptedUpst
 ADAPTER = "ad" * 32  # the digest that ScriptedInference gives what it registers
 ROWS = jsonl(chat(f"Is number {n} even?", "yes" if n % 2 == 0 else "no") for n in range(60))
 
-
+# What old code asks for; the operator's catalogue leads them to his base.
+ALIASES = ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", "gpt-3.5-turbo", "gpt-4", "davinci-002")
 METRIC = {"step": 5, "train_loss": 0.5, "train_accuracy": 0.75, "validation_loss": 0.625, "validation_accuracy": 0.5}
 
 
@@ -85,6 +86,12 @@ class World:
         data = {"metrics": [METRIC], "published_checkpoints": published}
         self.store.commit(f"jobs/{job_id}/manifest.json", Manifest("adapter", (), data).to_json())
 
+    async def serve_base(self, *names: str) -> None:
+        """Do what inference does with a base and its aliases: give each name a route."""
+        for name in names:
+            self.inference.put(name, "models/b", ADAPTER, self.upstream.replica(ADAPTER), kind="base")
+        await self.gateway.knows(names[-1])
+
     async def serve(self, public_id: str, model: str) -> None:
         """Do what inference does with a proven model: give it a route."""
         self.inference.put(public_id, model, ADAPTER, self.upstream.replica(ADAPTER), kind="adapter", project="default")
@@ -104,7 +111,7 @@ async def jobs_world(tmp_path: Path, clock: Callable[[], datetime] | None = None
     async with contextlib.AsyncExitStack() as stack:
         inference = await stack.enter_async_context(ScriptedInference().running())
         upstream = await stack.enter_async_context(ScriptedUpstream(ADAPTER).running())
-        for alias in ("tiny", "gpt-4o-mini"):
+        for alias in ("tiny", *ALIASES):
             inference.entries[f"catalogueEntries/{alias}"] = catalogue_pb2.CatalogueEntry(
                 name="catalogueEntries/tiny", model="models/b", digest="b" * 64, manifest_key="manifests/bases/b.json"
             )

@@ -2,6 +2,8 @@
 
 _ABSENT = {
     "/v1/chat/completions": "Answers are not stored, so there is nothing to list, read or change; only POST is here.",
+    "/v1/responses": "There is no websocket, and no list of responses, since none is stored; only POST is here.",
+    "/v1/evals": "Models are compared by `afina evaluations`, over gRPC.",
     "/v1/embeddings": "Models here write text; there are no embeddings.",
     "/v1/moderations": "There is no moderation here.",
     "/v1/images": "Models here write text; there are no images.",
