@@ -11,7 +11,7 @@ from starlette.routing import Route as HttpRoute
 from services.common.transport.grpc_client import Client
 from services.common.transport.http_server import Door
 from services.gateway.keys import KIND
-from services.gateway.openai import files, fine_tuning, models, responses, uploads
+from services.gateway.openai import files, fine_tuning, models, responses, schema, uploads
 from services.gateway.openai.callers import Authentication
 from services.gateway.openai.chat import Generation, Slots
 from services.gateway.openai.errors import on_http_exception, on_validation_error, present
@@ -70,6 +70,7 @@ def make_app(gateway: Gateway) -> FastAPI:
     app.include_router(fine_tuning.router(gateway.jobs, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(models.router(gateway.routes, gateway.models))
     _add_probes(app, gateway)
+    schema.describe(app)
     return app
 
 
