@@ -94,6 +94,24 @@ async def test_parts_come_at_once_and_are_put_together_in_the_order_that_is_name
     assert (await client.files.content(done.file.id)).content == ROWS  # type: ignore[union-attr]
 
 
+async def test_two_completions_at_once_make_one_file(world: World) -> None:
+    uploads, upload = world.client.uploads, await _open(world)
+    part = await uploads.parts.create(upload.id, data=ROWS)
+    done = await asyncio.gather(*(uploads.complete(upload.id, part_ids=[part.id]) for _ in range(4)))
+    assert len({answer.file.id for answer in done if answer.file}) == 1
+    assert len([file async for file in world.client.files.list()]) == 1
+
+
+async def test_a_cancellation_that_comes_first_wins_over_the_completion_beside_it(world: World) -> None:
+    uploads, upload = world.client.uploads, await _open(world)
+    part = await uploads.parts.create(upload.id, data=ROWS)
+    completing, cancelling = await asyncio.gather(
+        uploads.complete(upload.id, part_ids=[part.id]), uploads.cancel(upload.id), return_exceptions=True
+    )
+    assert isinstance(completing, openai.BadRequestError) is not isinstance(cancelling, openai.BadRequestError)
+    assert len([file async for file in world.client.files.list()]) == (not isinstance(completing, openai.BadRequestError))
+
+
 async def test_parts_that_are_not_the_file_are_refused_and_the_upload_stays_open(world: World) -> None:
     uploads, upload = world.client.uploads, await _open(world)
     first = await uploads.parts.create(upload.id, data=ROWS[:MIDDLE])

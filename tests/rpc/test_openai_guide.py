@@ -64,7 +64,9 @@ async def test_the_guide_goes_from_a_file_to_the_models_answer(world: World, tmp
     with pytest.raises(openai.BadRequestError, match="name its base") as continued:
         await client.fine_tuning.jobs.create(training_file=file.id, model=done.fine_tuned_model)
     assert continued.value.param == "model"
+    datasets = await world.uploads.library.database.list("dataset", "projects/default")
     assert (await client.files.delete(file.id)).deleted
+    assert await world.uploads.library.database.list("dataset", "projects/default") == datasets != []
     assert (await client.fine_tuning.jobs.retrieve(job.id)).training_file == file.id
     assert (await client.models.delete(done.fine_tuned_model)).deleted
 

@@ -13,8 +13,8 @@ from fastapi import APIRouter
 
 from services.common.errors import InvalidInput, NotFound
 from services.common.transport.http_server import App, Message, Receive, Scope, Send, read_body
-from services.gateway.openai.errors import parse_json
 from services.gateway.openai.files import Manager
+from services.gateway.openai.json_body import parse_strictly
 from services.gateway.openai.responses_objects import Events, response_of
 from services.gateway.openai.responses_parameters import PARAMS, AskedResponse, asked_response
 
@@ -32,7 +32,7 @@ class Responses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises: AfinaError, while nothing was sent; ClientLeft."""
-        asked = asked_response(parse_json(await read_body(scope, receive, self.max_body_bytes, self.body_timeout_s)))
+        asked = asked_response(parse_strictly(await read_body(scope, receive, self.max_body_bytes, self.body_timeout_s)))
         translating = _Streaming(asked, send) if asked.is_streamed else _Whole(asked, send)
         scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"content-length"]}
         try:

@@ -27,7 +27,7 @@ def describe(app: FastAPI) -> None:
             app.openapi_schema = _document(app)
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign] – as FastAPI's documentation says to
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _document(app: FastAPI) -> Document:

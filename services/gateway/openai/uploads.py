@@ -15,8 +15,9 @@ from services.common.transport.grpc_client import Client
 from services.common.transport.http_server import read_body
 from services.gateway.keys import ApiKey
 from services.gateway.openai import files as files_api
-from services.gateway.openai.errors import invalid, parse_json, unknown_parameter
+from services.gateway.openai.errors import invalid, unknown_parameter
 from services.gateway.openai.files import UPLOAD_TIMEOUT_S, Manager
+from services.gateway.openai.json_body import parse_strictly
 
 MAX_PART_BYTES = 64 << 20  # Source: OpenAI's API reference; its SDK sends parts of 64 MiB
 MAX_INT64 = 2**63 - 1
@@ -42,7 +43,7 @@ def router(uploads: Client, files: Client, max_body_bytes: int, body_timeout_s: 
 
     @routes.post("")
     async def create(request: Request, key: Manager) -> dict[str, Any]:
-        body = parse_json(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
+        body = parse_strictly(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
         asked = pb.CreateUploadRequest(parent=f"projects/{key.project}", upload=_asked(body))
         return await _object(files, await _said(uploads.CreateUpload(asked)))
 
@@ -56,7 +57,7 @@ def router(uploads: Client, files: Client, max_body_bytes: int, body_timeout_s: 
 
     @routes.post("/{upload_id}/complete")
     async def complete(upload_id: str, request: Request, key: Manager) -> dict[str, Any]:
-        body = parse_json(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
+        body = parse_strictly(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
         asked = _completion(_name(key, upload_id), body)
         return await _object(files, await _said(uploads.CompleteUpload(asked, timeout_s=UPLOAD_TIMEOUT_S), upload_id))
 
