@@ -11,6 +11,7 @@ from tests.fakes_upstream import ScriptedUpstream
 
 # vLLM's own words, where a server was started without a tool parser.
 NO_TOOL_PARSER = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+NO_PARSER_FOR = "tool_choice={} requires --tool-call-parser to be set"
 
 
 class TalkingUpstream(ScriptedUpstream):
@@ -71,9 +72,12 @@ class TalkingUpstream(ScriptedUpstream):
             yield {"choices": [], "usage": _usage(len(tokens))}
 
     def _refused(self, body: dict[str, Any]) -> web.Response | None:
-        if not body.get("tools") or body.get("tool_choice", "auto") == "none" or self.has_tool_parser:
+        choice = body.get("tool_choice", "auto")
+        if not body.get("tools") or choice == "none" or self.has_tool_parser:
             return None
-        error = {"error": {"message": NO_TOOL_PARSER, "type": "BadRequestError", "param": None, "code": 400}}
+        named = f'function "{choice["function"]["name"]}"' if isinstance(choice, dict) else f'"{choice}"'
+        told = NO_TOOL_PARSER if choice == "auto" else NO_PARSER_FOR.format(named)
+        error = {"error": {"message": told, "type": "BadRequestError", "param": None, "code": 400}}
         return web.Response(status=400, body=orjson.dumps(error), content_type="application/json")
 
     def _calls(self, body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -147,9 +147,10 @@ async def test_one_function_can_be_asked_for_and_none(client: openai.AsyncOpenAI
 
 async def test_a_server_without_a_tool_parser_says_what_to_set(client: openai.AsyncOpenAI, upstream: TalkingUpstream) -> None:
     upstream.has_tool_parser = False
-    for stream in (False, True):
+    for stream, choice in ((False, "auto"), (True, "auto"), (False, "required"), (False, {"type": "function", "name": "add"})):
+        asked: Any = {"tools": [ADD], "tool_choice": choice, "stream": stream}
         with pytest.raises(openai.BadRequestError, match="--tool-call-parser to be set"):
-            await client.responses.create(model="smol", input="go", tools=[ADD], stream=stream)  # type: ignore[list-item]
+            await client.responses.create(model="smol", input="go", **asked)
 
 
 class Answer(BaseModel):
