@@ -22,6 +22,7 @@ from afina.v1 import (
     generation_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    upload_pb2_grpc,
 )
 from aiohttp import web
 from google.protobuf import empty_pb2, timestamp_pb2
@@ -301,8 +302,9 @@ async def running_gateway(
     routes = Routes(models, ensure_timeout_s=ensure_timeout_s)
     upstream = Upstream(routes, idle_timeout_s=idle_timeout_s, answer_timeout_s=idle_timeout_s)
     files = Client(file_pb2_grpc.FileServiceStub, dataset, retry=False)
+    uploads = Client(upload_pb2_grpc.UploadServiceStub, dataset, retry=False)
     jobs = Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, trainer, retry=False)
-    gateway = Gateway(keys, routes, upstream, files, jobs, models, limits or Limits())
+    gateway = Gateway(keys, routes, upstream, files, jobs, models, uploads, limits or Limits())
     http = HttpServer("127.0.0.1:0", make_app(gateway), grace_s=2)
     http.bind()
     generating = GenerationRpc(keys, gateway.generation, gateway.limits.max_body_bytes)
@@ -324,7 +326,7 @@ async def running_gateway(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop(0)
-        closing: list[Any] = [running, models, files, jobs, upstream, keys.database]
+        closing: list[Any] = [running, models, files, jobs, uploads, upstream, keys.database]
         for client in closing:
             await client.close()
 

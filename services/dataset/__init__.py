@@ -1,6 +1,8 @@
 """The dataset program: owns Files (uploads, given back unchanged) and Datasets (validated versions of their records).
 
-Neither has states: a File exists when its upload is complete, a Dataset when all its parts are in the object store.
+Neither has states: a File exists when its upload is complete, a Dataset when all its parts are in the object store. A File
+that comes in parts is an Upload until then (`upload`, `uploading`, `upload_rpc`): PENDING for an hour, then COMPLETED,
+CANCELLED or EXPIRED; a loop deletes the parts of those that have ended.
 The road of an upload: `rpc` → `use_cases` → `version`, which reads `records` (how they are strung together: `containers`,
 `objects`; one JSON text: `json_text`; what its fields mean: `shapes`, `chats`), counts and divides them (`division`,
 `near_rows`), and writes the parts.

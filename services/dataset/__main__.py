@@ -1,16 +1,23 @@
 """The dataset program: `python -m services.dataset` (with `--check`: import everything and leave)."""
 
+import functools
 import sys
 from dataclasses import dataclass
 
-from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc
+from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc, upload_pb2, upload_pb2_grpc
 
 from services.common.backends import choose
 from services.common.program import Program, main
+from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.dataset.rpc import DatasetRpc, FileRpc
+from services.dataset.upload import KIND as UPLOAD_KIND
+from services.dataset.upload_rpc import UploadRpc
+from services.dataset.uploading import Uploads, reconcile_upload
 from services.dataset.use_cases import DEFAULT_MAX_FILE_BYTES, Library
+
+CLEARING_IDLE_S = 5.0  # nobody waits for the parts of an ended upload to go
 
 
 @dataclass(frozen=True)
@@ -31,15 +38,24 @@ async def run(settings: Settings, program: Program) -> None:
         store=program.store(choose.object_store(settings.object_store)),
         max_file_bytes=settings.max_file_bytes,
     )
+    uploads = Uploads(library)
+    clearing = Reconciler(
+        library.database,
+        UPLOAD_KIND,
+        functools.partial(reconcile_upload, uploads),
+        idle_s=CLEARING_IDLE_S,
+        metrics=program.metrics,
+    )
     server = GrpcServer(
         settings.address,
         [
             registration(file_pb2_grpc, file_pb2, "FileService", FileRpc(library)),
             registration(dataset_pb2_grpc, dataset_pb2, "DatasetService", DatasetRpc(library)),
+            registration(upload_pb2_grpc, upload_pb2, "UploadService", UploadRpc(uploads)),
         ],
         program.metrics,
     )
-    await program.serve(server, probes=settings.metrics_address)
+    await program.serve(server, reconcilers=[clearing], probes=settings.metrics_address)
     await library.database.close()
 
 

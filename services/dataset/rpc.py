@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import grpc
 from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc, resources_pb2
@@ -37,12 +38,12 @@ class FileRpc(file_pb2_grpc.FileServiceServicer):
             first = await anext(messages, file_pb2.CreateFileRequest())
             if first.WhichOneof("part") != "metadata":
                 raise InvalidInput("The first message has no metadata; send it, then the bytes.", reason="METADATA_MISSING")
-            given, chunks = first.metadata, _chunks(messages)
+            given, chunks = first.metadata, chunks_of(messages)
             record = await use_cases.create_file(
                 self._library, given.parent, given.display_name, given.purpose, chunks, given.request_id
             )
         finally:
-            await _drain(messages)
+            await drain(messages)
         return file_message(record)
 
     async def GetFile(self, request: file_pb2.GetFileRequest, context: grpc.aio.ServicerContext) -> file_pb2.File:
@@ -130,7 +131,8 @@ def dataset_message(record: Record) -> dataset_pb2.Dataset:
     )
 
 
-async def _chunks(messages: AsyncIterator[file_pb2.CreateFileRequest]) -> AsyncIterator[bytes]:
+async def chunks_of(messages: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """Yield the bytes of messages that follow a first one. Raises: InvalidInput (one has none)."""
     async for message in messages:
         if message.WhichOneof("part") != "chunk":
             raise InvalidInput("A message after the first has no bytes; send metadata once.", reason="METADATA_REPEATED")
@@ -139,7 +141,7 @@ async def _chunks(messages: AsyncIterator[file_pb2.CreateFileRequest]) -> AsyncI
     await asyncio.sleep(CUT_ARRIVES_S)
 
 
-async def _drain(messages: AsyncIterator[file_pb2.CreateFileRequest]) -> None:
+async def drain(messages: AsyncIterator[Any]) -> None:
     """Let a client that is still sending end, for a while: one refused in the middle of a write may see INTERNAL instead."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):

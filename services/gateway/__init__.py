@@ -8,6 +8,12 @@ a key is looked up once a second (`keys.py`). `tests/benchmarks/gateway.py` says
 A key works until it expires or is deleted; it has no other states. Files are kept by `dataset`, jobs by `trainer`, models
 and routes by `inference`; the gateway keeps none of theirs.
 
+OpenAI's API as its SDK asks for it: files and uploads, fine-tuning jobs with their events and checkpoints, models, chats,
+completions, and responses, which are chats in other words (`openai/responses.py`). What OpenAI has and this has not –
+stored responses and completions, tools that run here, embeddings, batches – is refused by a sentence that says what to
+do instead (`openai/absent.py`), and so is every parameter that would be ignored. A JSON object that says a key twice is
+refused too, but on the two inference paths, where the last one wins. `/openapi.json` describes all of it.
+
 How it fails: while `inference` is away, the last table of routes stands and loaded models answer; while another program
 is away, what needs it gets 503 with Retry-After. A model that no server has loaded is waited for, bounded, then 503. A
 model server that fails before the first byte of an answer is replaced by another; after it, the stream ends with an

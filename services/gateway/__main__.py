@@ -15,6 +15,7 @@ from afina.v1 import (
     generation_pb2,
     generation_pb2_grpc,
     model_pb2_grpc,
+    upload_pb2_grpc,
 )
 
 from services.common.backends import choose
@@ -66,6 +67,7 @@ async def run(settings: Settings, program: Program) -> None:
         jobs=Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, settings.trainer_address),
         models=models,
         usage=Usage(program.metrics.registry),
+        uploads=Client(upload_pb2_grpc.UploadServiceStub, settings.dataset_address),
         limits=Limits(settings.max_body_bytes, settings.max_file_bytes, settings.max_generations, settings.body_timeout_s),
     )
     http = HttpServer(settings.http_address, make_app(gateway))

@@ -14,7 +14,7 @@ from services.common.transport.grpc_client import Client
 from services.common.transport.http_server import App, Door, Receive, Scope, Send
 from services.gateway.generation import CHAT, COMPLETIONS, Generation, Slots
 from services.gateway.keys import KIND
-from services.gateway.openai import files, fine_tuning, models
+from services.gateway.openai import files, fine_tuning, models, responses, schema, uploads
 from services.gateway.openai.callers import Authentication
 from services.gateway.openai.chat import GenerationPath
 from services.gateway.openai.errors import on_http_exception, on_validation_error, present
@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Gateway:
-    """What the application works with. The clients speak to dataset (files), trainer (jobs) and inference (models)."""
+    """What the application works with. The clients speak to dataset (files, uploads), trainer (jobs) and inference (models)."""
 
     keys: Keys
     routes: Routes
@@ -45,6 +45,7 @@ class Gateway:
     files: Client
     jobs: Client
     models: Client
+    uploads: Client
     limits: Limits = Limits()
     usage: Usage = field(default_factory=Usage)
 
@@ -79,12 +80,16 @@ def make_app(gateway: Gateway) -> FastAPI:
     app.add_middleware(Door, present=present, observe=gateway.usage.requested)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    for path, answering in paths.items():  # so that the framework knows them, for other methods
-        app.router.routes.append(HttpRoute(path, answering, methods=["POST"], name=path))
+    answering = responses.Responses(paths[CHAT], limits.max_body_bytes, limits.body_timeout_s)
+    for path, application in {**paths, "/v1/responses": answering}.items():  # the framework knows all, for other methods
+        app.router.routes.append(HttpRoute(path, application, methods=["POST"], name=path))
+    app.include_router(responses.router())
     app.include_router(files.router(gateway.files, limits.max_file_bytes))
+    app.include_router(uploads.router(gateway.uploads, gateway.files, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(fine_tuning.router(gateway.jobs, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(models.router(gateway.routes, gateway.models))
     _add_probes(app, gateway)
+    schema.describe(app)
     return app
 
 

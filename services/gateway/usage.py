@@ -9,7 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
-_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/files", "/v1/fine_tuning/jobs", "/v1/models")
+_PATHS = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/files", "/v1/uploads", "/v1/fine_tuning/jobs", "/v1/models",
+)  # fmt: skip
 
 
 class Usage:

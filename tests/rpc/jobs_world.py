@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from afina.v1 import (
     file_pb2_grpc,
     fine_tuning_job_pb2,
     fine_tuning_job_pb2_grpc,
+    upload_pb2,
+    upload_pb2_grpc,
 )
 
 from services.common.backends.database.sql import SqlDatabase
@@ -27,6 +30,8 @@ from services.common.ports.manifest import Manifest, put_folder
 from services.common.reconcile import Reconciler
 from services.common.transport.grpc_server import registration
 from services.dataset.rpc import DatasetRpc, FileRpc
+from services.dataset.upload_rpc import UploadRpc
+from services.dataset.uploading import Uploads
 from services.dataset.use_cases import Library
 from services.gateway.app import Limits
 from services.trainer import token_count
@@ -43,7 +48,8 @@ from tests.fakes_upstream import RunningGateway, ScriptedInference, ScriptedUpst
 ADAPTER = "ad" * 32  # the digest that ScriptedInference gives what it registers
 ROWS = jsonl(chat(f"Is number {n} even?", "yes" if n % 2 == 0 else "no") for n in range(60))
 
-
+# What old code asks for; the operator's catalogue leads them to his base.
+ALIASES = ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", "gpt-3.5-turbo", "gpt-4", "davinci-002")
 METRIC = {"step": 5, "train_loss": 0.5, "train_accuracy": 0.75, "validation_loss": 0.625, "validation_accuracy": 0.5}
 
 
@@ -55,6 +61,7 @@ class World:
     inference: ScriptedInference
     upstream: ScriptedUpstream
     store: LocalObjectStore
+    uploads: Uploads
 
     @property
     def client(self) -> openai.AsyncOpenAI:
@@ -81,6 +88,12 @@ class World:
         data = {"metrics": [METRIC], "published_checkpoints": published}
         self.store.commit(f"jobs/{job_id}/manifest.json", Manifest("adapter", (), data).to_json())
 
+    async def serve_base(self, *names: str) -> None:
+        """Do what inference does with a base and its aliases: give each name a route."""
+        for name in names:
+            self.inference.put(name, "models/b", ADAPTER, self.upstream.replica(ADAPTER), kind="base")
+        await self.gateway.knows(names[-1])
+
     async def serve(self, public_id: str, model: str) -> None:
         """Do what inference does with a proven model: give it a route."""
         self.inference.put(public_id, model, ADAPTER, self.upstream.replica(ADAPTER), kind="adapter", project="default")
@@ -88,7 +101,7 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
+async def jobs_world(tmp_path: Path, clock: Callable[[], datetime] | None = None) -> AsyncIterator[World]:
     """Run the dataset and trainer services and a gateway in a folder."""
     store, launcher = LocalObjectStore(tmp_path / "objects"), ScriptedLauncher()
     launcher.run_errand = scripted_count(store)
@@ -97,10 +110,11 @@ async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
     (base / "config.json").write_text(json.dumps({"hidden_size": 576, "architectures": ["LlamaForCausalLM"]}))
     store.commit("manifests/bases/b.json", put_folder(store, "bases", base, "base", {}).to_json())
     library = Library(SqlDatabase(f"sqlite:///{tmp_path}/dataset.db"), store)
+    uploads = Uploads(library, clock or (lambda: datetime.now(UTC)))
     async with contextlib.AsyncExitStack() as stack:
         inference = await stack.enter_async_context(ScriptedInference().running())
         upstream = await stack.enter_async_context(ScriptedUpstream(ADAPTER).running())
-        for alias in ("tiny", "gpt-4o-mini"):
+        for alias in ("tiny", *ALIASES):
             inference.entries[f"catalogueEntries/{alias}"] = catalogue_pb2.CatalogueEntry(
                 name="catalogueEntries/tiny", model="models/b", digest="b" * 64, manifest_key="manifests/bases/b.json"
             )
@@ -108,6 +122,7 @@ async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
             serving(
                 registration(file_pb2_grpc, file_pb2, "FileService", FileRpc(library)),
                 registration(dataset_pb2_grpc, dataset_pb2, "DatasetService", DatasetRpc(library)),
+                registration(upload_pb2_grpc, upload_pb2, "UploadService", UploadRpc(uploads)),
             )
         )
         database = SqlDatabase(f"sqlite:///{tmp_path}/trainer.db")
@@ -122,4 +137,4 @@ async def jobs_world(tmp_path: Path) -> AsyncIterator[World]:
         gateway = await stack.enter_async_context(
             running_gateway(tmp_path, inference.address, dataset=dataset, trainer=address, limits=limits)
         )
-        yield World(gateway, trainer, launcher, inference, upstream, store)
+        yield World(gateway, trainer, launcher, inference, upstream, store, uploads)

@@ -11,8 +11,10 @@ from starlette.responses import Response
 from services.common import errors
 from services.common.transport.http_server import Headers, header, status_of
 from services.gateway.keys import secret_of
+from services.gateway.openai import absent
 
 RETRY_AFTER_S = "2"
+MAX_DEPTH = 100  # orjson reads 1024 levels, but writes 254; no honest request comes near
 _JSON = (b"content-type", b"application/json")
 _CODES = {
     "API_KEY_MISSING": "invalid_api_key",
@@ -63,16 +65,32 @@ def parse_json(body: bytes) -> dict[str, Any]:
         ) from error
     if not isinstance(parsed, dict):
         raise errors.InvalidInput("The body of your request must be a JSON object.", reason="JSON_INVALID")
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deeper(parsed, MAX_DEPTH):
+        told = f"The JSON body of your request is nested more than {MAX_DEPTH} levels deep; send it flatter."
+        raise errors.InvalidInput(told, reason="JSON_INVALID")
     return parsed
+
+
+def _is_deeper(parsed: Any, depth: int) -> bool:
+    """Whether objects and lists stand in one another more often than that."""
+    level = [parsed]
+    for _ in range(depth):
+        inside = (child for node in level for child in (node.values() if isinstance(node, dict) else node))
+        level = [child for child in inside if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Write what the framework refuses by itself: paths, methods, broken forms."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        ours: errors.AfinaError = errors.NotFound(f"Invalid URL ({request.method} {request.url.path})", reason="UNKNOWN_URL")
+        message = f"Invalid URL ({request.method} {request.url.path[:200]}) {absent.told(request.url.path)}".strip()
+        ours: errors.AfinaError = errors.NotFound(message, reason="UNKNOWN_URL")
     elif error.status_code == 405:
-        message = f"Not allowed to {request.method} on {request.url.path}. (HINT: Perhaps you meant another HTTP method?)"
+        hint = absent.told(request.url.path) or "(HINT: Perhaps you meant another HTTP method?)"
+        message = f"Not allowed to {request.method} on {request.url.path[:200]}. {hint}"
         ours = errors.InvalidInput(message, reason="METHOD_NOT_ALLOWED")
     else:
         ours = errors.InvalidInput(str(error.detail))

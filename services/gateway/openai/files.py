@@ -1,5 +1,6 @@
 """/v1/files: uploads, kept by the dataset program; their bytes go through here in constant memory."""
 
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from starlette.responses import StreamingResponse
 from services.common.errors import InvalidInput, NotFound, Unavailable
 from services.common.names import last
 from services.common.transport.grpc_client import Client
-from services.common.transport.http_server import limited
+from services.common.transport.http_server import header, limited
 from services.gateway.keys import ApiKey
 from services.gateway.openai.callers import manager
 from services.gateway.openai.errors import invalid, unknown_parameter
@@ -91,12 +92,11 @@ def name_of(key: ApiKey, file_id: str) -> str:
 
 async def _create(files: Client, request: Request, key: ApiKey, max_file_bytes: int) -> pb.File:
     """Set an upload aside, then hand it on. Raises: InvalidInput, OverLimit, Unavailable."""
-    request = Request(request.scope, limited(request.scope, request.receive, max_file_bytes + MULTIPART_BYTES))
     try:
-        async with request.form(max_files=1, max_fields=8) as form:
-            upload = _upload(dict(form.multi_items()))
+        async with form_of(request, max_file_bytes) as form:
+            upload = _upload(form)
             metadata = pb.FileMetadata(
-                parent=f"projects/{key.project}", display_name=upload.filename or "", purpose=str(form["purpose"])
+                parent=f"projects/{key.project}", display_name=upload.filename or "", purpose=form["purpose"]
             )
             file: pb.File = await files.CreateFile(_messages(metadata, upload), timeout_s=UPLOAD_TIMEOUT_S)
             return file
@@ -104,11 +104,30 @@ async def _create(files: Client, request: Request, key: ApiKey, max_file_bytes: 
         if error.violations:
             error.metadata.setdefault("param", _PARAMS.get(error.violations[0].field, "file"))
         raise
+
+
+@contextlib.asynccontextmanager
+async def form_of(request: Request, max_file_bytes: int) -> AsyncIterator[dict[str, Any]]:
+    """Give the fields of a form; its one file is set aside on disk. Raises: InvalidInput, OverLimit, Unavailable."""
+    if not header(request.scope, b"content-type").startswith(b"multipart/form-data"):
+        raise InvalidInput("The body is not a form; send it as multipart/form-data.", reason="FORM_EXPECTED")
+    request = Request(request.scope, limited(request.scope, request.receive, max_file_bytes + MULTIPART_BYTES))
+    try:
+        async with request.form(max_files=1, max_fields=8) as form:
+            yield dict(form.multi_items())
     except OSError as error:
         raise Unavailable(
             f"The upload can't be set aside ({error.strerror}); make room in the gateway's temporary folder.",
             reason="DISK_UNAVAILABLE",
         ) from error
+
+
+def check_purpose(purpose: Any) -> None:
+    """Refuse what files can't be uploaded for. Raises: InvalidInput."""
+    if not isinstance(purpose, str):
+        raise invalid("purpose", "Missing required parameter: 'purpose'; send fine-tune.", "MISSING_PARAMETER")
+    if purpose != "fine-tune":
+        raise invalid("purpose", f"Invalid 'purpose': {purpose!r:.60} is not a purpose for uploads; send 'fine-tune'.")
 
 
 def _upload(fields: dict[str, Any]) -> UploadFile:
@@ -120,16 +139,19 @@ def _upload(fields: dict[str, Any]) -> UploadFile:
     upload = fields.get("file")
     if not isinstance(upload, UploadFile):
         raise invalid("file", "Missing required parameter: 'file', sent as a file of multipart/form-data.", "MISSING_PARAMETER")
-    if not isinstance(fields.get("purpose"), str):
-        raise invalid("purpose", "Missing required parameter: 'purpose'; send fine-tune.", "MISSING_PARAMETER")
-    if fields["purpose"] != "fine-tune":
-        raise invalid("purpose", f"Invalid 'purpose': {fields['purpose']!r:.60} is not a purpose for uploads; send 'fine-tune'.")
+    check_purpose(fields.get("purpose"))
     return upload
+
+
+async def chunks_of(upload: UploadFile) -> AsyncIterator[bytes]:
+    """Yield what was set aside, in pieces as gRPC takes them."""
+    while chunk := await upload.read(CHUNK_BYTES):
+        yield chunk
 
 
 async def _messages(metadata: pb.FileMetadata, upload: UploadFile) -> AsyncIterator[pb.CreateFileRequest]:
     yield pb.CreateFileRequest(metadata=metadata)
-    while chunk := await upload.read(CHUNK_BYTES):
+    async for chunk in chunks_of(upload):
         yield pb.CreateFileRequest(chunk=chunk)
 
 

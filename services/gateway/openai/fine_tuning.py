@@ -16,9 +16,10 @@ from services.common.transport.http_server import header, read_body
 from services.common.transport.wire import MAX_PAGE
 from services.gateway.keys import ApiKey
 from services.gateway.openai.callers import manager
-from services.gateway.openai.errors import invalid, parse_json
+from services.gateway.openai.errors import invalid
 from services.gateway.openai.fine_tuning_objects import checkpoint_of, event_of, job_of, sequence_of
 from services.gateway.openai.fine_tuning_parameters import asked_job
+from services.gateway.openai.json_body import parse_strictly
 from services.gateway.openai.paging import PAGE, every, only_query, page
 from services.gateway.routing import model_not_found
 
@@ -46,7 +47,7 @@ def router(jobs: Client, max_body_bytes: int, body_timeout_s: float) -> APIRoute
 
     @routes.post("")
     async def create(request: Request, key: Manager) -> dict[str, Any]:
-        body = parse_json(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
+        body = parse_strictly(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
         asked = asked_job(body, key.project)
         once = header(request.scope, b"idempotency-key") or secrets.token_bytes(16)
         call = pb.CreateFineTuningJobRequest(

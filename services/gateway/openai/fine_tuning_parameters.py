@@ -29,6 +29,9 @@ def asked_job(body: Mapping[str, Any], project: str) -> pb.FineTuningJob:
     if given.get("integrations"):
         raise unknown_parameter("integrations", "There are none; metrics are in the job's events.")
     model = _text(given, "model")
+    if model.startswith("ft:"):
+        told = "A job begins with a base model, not with a fine-tuned one: name its base, and send the data of both."
+        raise invalid("model", told, "MODEL_NOT_FINE_TUNABLE")
     if not _ID.fullmatch(model):
         raise model_not_found(model)
     training_file = _file(given, "training_file", project)
