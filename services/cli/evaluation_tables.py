@@ -15,8 +15,8 @@ MAX_CONFUSION_LABELS = 12  # more do not fit beside one another
 SHADES = ("", "on grey11", "on grey19", "on grey27", "on grey35", "on grey42")
 CHOICES = {
     pb.Evaluation.CHOICE_VALIDATION: "✓ marks the prompt that was best on the validation rows; a model is judged by it.",
-    pb.Evaluation.CHOICE_CLOSEST: "There are no validation rows: ✓ marks a model's first prompt, which judges it as a candidate; "
-    "as champion it is compared by every prompt, and the closest comparison is shown.",
+    pb.Evaluation.CHOICE_CLOSEST: "There are fewer than 30 validation rows, too few to choose: ✓ marks a model's first prompt, "
+    "which judges it as a candidate; as champion it is compared by every prompt, and the closest comparison is shown.",
 }
 
 

@@ -144,6 +144,7 @@ async def list_(call: Call) -> None:
         "id": lambda s: last(s.name),
         "dataset": lambda s: last(s.dataset),
         "prompts": lambda s: ", ".join(prompt.id for prompt in s.prompts),
+        "scored by": lambda s: ", ".join(_words(criterion) for criterion in s.criteria),
         "labels": lambda s: ", ".join(s.labels),
         "made": lambda s: age(s.create_time),
     }

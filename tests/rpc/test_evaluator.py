@@ -98,10 +98,10 @@ async def test_a_suite_keeps_its_criteria_its_part_and_the_words_of_its_prompts(
 
 
 async def test_validation_rows_choose_where_test_rows_decide(world: World) -> None:
-    world.hold("validation", rows(15, 3))
+    world.hold("validation", rows(15, 30))
     created = await world.create()
     assert (created.deciding_metric, created.choice) == ("accuracy", pb.Evaluation.CHOICE_VALIDATION)
-    assert created.question_count == 3 * (6 + 3) + (6 + 3)
+    assert created.question_count == 3 * (6 + 30) + (6 + 30)
     await world.move(created.name, "RUNNING")
     spec = json.loads(world.store.read(world.environment(created.name)["AFINA_SPEC"]))
     assert spec["dataset"]["choosing"]["key"] == world.datasets.datasets[DATASET].validation.artifact.key

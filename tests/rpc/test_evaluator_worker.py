@@ -147,11 +147,11 @@ async def test_rows_that_are_no_label_end_an_evaluation_with_each_of_them(tmp_pa
 async def test_validation_rows_choose_each_models_prompt_and_only_test_rows_decide(tmp_path: Path) -> None:
     """On the validation rows, all neutral, the base is right when it is shown examples; on test rows it never is better so."""
     async with scripted_gateway().running() as gateway, with_worker(tmp_path, gateway) as world:
-        world.hold("validation", [chat(f"classify item {n}", "neutral") for n in (1, 4, 7)])
+        world.hold("validation", [chat(f"classify item {n}", "neutral") for n in range(1, 91, 3)])
         created = await world.create(pb.Subject(model=BASE), pb.Subject(model=TUNED, prompts=["few-shot", "zero-shot"]))
         done = await ended(world, created.name)
     assert done.state == pb.Evaluation.STATE_SUCCEEDED, done.error
-    assert done.answered_count == done.question_count == 5 * (6 + 3)
+    assert done.answered_count == done.question_count == 5 * (6 + 30)
     chosen = {(score.model, score.prompt): score.validation.value for score in done.scores if score.is_chosen}
     assert chosen == {(BASE, "few-shot"): 1.0, (TUNED, "few-shot"): 1.0}
     majority = next(score for score in done.scores if score.prompt == "majority")
@@ -159,7 +159,7 @@ async def test_validation_rows_choose_each_models_prompt_and_only_test_rows_deci
     forward = next(comparison for comparison in done.comparisons if comparison.candidate == TUNED)
     assert (forward.champion_prompt, forward.candidate_prompt, forward.item_count) == ("few-shot", "few-shot", 6)
     lines = [json.loads(line) for line in world.store.read(done.answers.key).splitlines()]
-    assert [line["part"] for line in lines] == ["validation"] * 3 + ["test"] * 6
+    assert [line["part"] for line in lines] == ["validation"] * 30 + ["test"] * 6
 
 
 async def test_the_attempt_after_a_killed_worker_asks_only_what_was_not_answered(tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ async def test_free_text_is_evaluated_through_the_real_gateway_with_a_key_that_e
         world = await stack.enter_async_context(opened(tmp_path, launcher, environment, gateway.grpc_address))
         dataset = f"{PARENT}/datasets/free"
         world.hold("train", rows(0, 4), dataset)
-        world.hold("validation", rows(10, 6), dataset)
-        world.hold("test", rows(20, 130), dataset)  # more than a block
+        world.hold("validation", rows(10, 30), dataset)
+        world.hold("test", rows(40, 130), dataset)  # more than a block
         generate = suite_pb2.Prompt.METHOD_GENERATE
         texts = (("polite", "Please say: {{question}}"), ("plain", ""))
         asking = [suite_pb2.Prompt(id=prompt, method=generate, template=template) for prompt, template in texts]
@@ -212,11 +212,11 @@ async def test_free_text_is_evaluated_through_the_real_gateway_with_a_key_that_e
         done = await ended(world, created.name)
         left = await gateway.api_keys.ListApiKeys(api_key_pb2.ListApiKeysRequest(parent=PARENT))
     assert done.state == pb.Evaluation.STATE_SUCCEEDED, done.error
-    assert done.answered_count == len(upstream.requests) == 2 * 2 * (130 + 6)
+    assert done.answered_count == len(upstream.requests) == 2 * 2 * (130 + 30)
     chosen = [score for score in done.scores if score.is_chosen]
     assert [(score.model, score.prompt, score.item_count) for score in chosen] == [(BASE, "plain", 130), (TUNED, "plain", 130)]
-    meant = [row["messages"][1]["content"] for row in rows(20, 130)]
-    said = [row["messages"][0]["content"] for row in rows(20, 130)]
+    meant = [row["messages"][1]["content"] for row in rows(40, 130)]
+    said = [row["messages"][0]["content"] for row in rows(40, 130)]
     metrics = {metric.name: metric for metric in chosen[0].metrics}
     assert 100 * metrics["chrf"].value == pytest.approx(CHRF().corpus_score(said, [meant]).score)
     assert metrics["exact_match"].value == 0.5

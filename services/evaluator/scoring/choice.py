@@ -1,7 +1,7 @@
 """By which of its prompts a model is judged, so that no row that chooses decides.
 
 With validation rows each model is asked its best way of those, and a champion is defended by the constant answer too
-where that is better there. Without them nothing is chosen: a candidate is judged by its first prompt, and has to be
+where that is better there. Without (enough of) them nothing is chosen: a candidate is judged by its first prompt, and has to be
 better than every way of asking the champion. Then the comparison in which that is the least clear stands for all: if it
 is significant, so are the others.
 """

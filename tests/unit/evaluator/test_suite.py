@@ -121,6 +121,8 @@ def test_rows_that_choose_are_asked_where_there_is_something_to_choose_and_never
     assert [whole.question_count(prompts) for prompts in (1, 3)] == [140, 420]  # one prompt, and the constant answer beside it
     free = replace(ASKED, criteria=(Chrf(),)).over(replace(FREE_TEXT, validation=Part(40, ARTIFACT)))
     assert [free.question_count(prompts) for prompts in (1, 3)] == [100, 420]
+    few = replace(whole, validation=Part(29, ARTIFACT))
+    assert (few.choosing.row_count, few.question_count(3)) == (0, 300)
     asked = replace(whole, part="VALIDATION")
     assert (asked.asked.row_count, asked.choosing.row_count, asked.question_count(3)) == (40, 0, 120)
 
