@@ -120,6 +120,7 @@ class ScriptedModelServer(ModelServer):
 
     async def logprobs(self, digest: str, prefix_token_ids: Sequence[int], token_ids: Sequence[int]) -> list[float]:
         self._require_known(digest)
+        self.answered_count += 1
         return [self.answers.get(digest, -1.0)] * len(token_ids)
 
     def _require_running(self) -> None:

@@ -24,7 +24,7 @@ class TalkingUpstream(ScriptedUpstream):
         super().__init__(*served_names)
         self.has_tool_parser = has_tool_parser
 
-    async def _whole(self, request: web.Request, body: dict[str, Any], words: list[str], scripted: str) -> web.Response:
+    async def _whole(self, request: web.Request, body: dict[str, Any], words: list[str], scripted: Any) -> web.Response:
         if refused := self._refused(body):
             return refused
         if "messages" not in body:
@@ -41,7 +41,7 @@ class TalkingUpstream(ScriptedUpstream):
         }  # fmt: skip
         return web.Response(body=orjson.dumps(answer), content_type="application/json")
 
-    async def _stream(self, request: web.Request, body: dict[str, Any], words: list[str], scripted: str) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, body: dict[str, Any], words: list[str], scripted: Any) -> web.StreamResponse:
         if refused := self._refused(body):
             return refused
         if scripted in ("cut", "fail") or "messages" not in body:

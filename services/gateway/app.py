@@ -81,7 +81,8 @@ def make_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     answering = responses.Responses(paths[CHAT], limits.max_body_bytes, limits.body_timeout_s)
-    for path, application in {**paths, "/v1/responses": answering}.items():  # the framework knows all, for other methods
+    known: dict[str, App] = {**paths, "/v1/responses": answering}
+    for path, application in known.items():  # the framework knows all of them, for other methods
         app.router.routes.append(HttpRoute(path, application, methods=["POST"], name=path))
     app.include_router(responses.router())
     app.include_router(files.router(gateway.files, limits.max_file_bytes))

@@ -33,6 +33,9 @@ async def create_entry(inference: Inference, asked: Entry) -> Record:
     asked = replace(asked, aliases=tuple(dict.fromkeys(alias for alias in asked.aliases if alias != asked.entry_id)))
     refuse("The base can't be added", catalogue.check_entry(asked))
     base = await _read_base(inference, asked)
+    refuse("The base can't be added", catalogue.check_template_is_needed(asked, base.has_chat_template))
+    if not base.has_chat_template and not asked.chat_template:
+        log(_logger, logging.WARNING, "the base has no chat template: it answers completions only", entry=asked.name)
     holder = await entry_of(inference, base.name)
     if holder is not None and holder.name != asked.name:
         raise AlreadyExists(
@@ -79,14 +82,19 @@ async def update_entry(inference: Inference, given: Entry, fields: frozenset[str
     new = replace(old, **{name: getattr(given, name) for name in fields})
     new = replace(new, aliases=tuple(dict.fromkeys(alias for alias in new.aliases if alias != new.entry_id)))
     refuse("The entry can't be changed", catalogue.check_entry(new))
-    base = await _read_base(inference, new if "chat_template" in fields else replace(new, chat_template=""))
+    if fields == {"aliases"}:
+        base = Model.from_document((await inference.database.get(model.KIND, old.model)).document)
+    else:
+        base = await _read_base(inference, new)
+    if "chat_template" in fields:
+        refuse("The entry can't be changed", catalogue.check_template_is_needed(new, base.has_chat_template))
+    elif base.has_chat_template:
+        new = replace(new, chat_template="")
     new = replace(new, model=base.name, digest=base.digest, max_length=base.max_length)
     if base.name != old.model:
         holder = await entry_of(inference, base.name)
         if holder is not None:
             raise AlreadyExists(f"These weights are {holder.name} already.", metadata={"holder": holder.name})
-        if "chat_template" not in fields and base.has_chat_template:
-            new = replace(new, chat_template="")
     elif new.chat_template != old.chat_template:
         await _require_unused(inference, old, "its chat template stays: they were trained with it")
     await reserve(inference, new)
@@ -129,10 +137,6 @@ async def _read_base(inference: Inference, entry: Entry) -> Model:
         told = f"The manifest is of kind {manifest.kind}, not base; register it as a model of a project."
         refuse("The base can't be added", [Violation("catalogue_entry.manifest_key", "WRONG_KIND", told)])
     texts = await asyncio.to_thread(read_weights, inference.store, manifest, entry.max_length)
-    has_own = catalogue.has_chat_template(manifest, texts)
-    refuse("The base can't be added", catalogue.check_template_is_needed(entry, has_own))
-    if not has_own and not entry.chat_template:
-        log(_logger, logging.WARNING, "the base has no chat template: it answers completions only", entry=entry.name)
     return Model(
         name=model.base_name(manifest.digest),
         kind="BASE",
@@ -141,7 +145,7 @@ async def _read_base(inference: Inference, entry: Entry) -> Model:
         manifest_key=entry.manifest_key,
         size_bytes=manifest.size_bytes,
         max_length=entry.max_length or catalogue.default_max_length(texts),
-        has_chat_template=has_own,
+        has_chat_template=catalogue.has_chat_template(manifest, texts),
         provenance=manifest.data,
     )
 

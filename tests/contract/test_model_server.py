@@ -22,7 +22,7 @@ from services.common.ports.launcher import WorkloadState
 from services.common.ports.manifest import put_folder
 from services.common.ports.model_server import GoldenChat, ModelServer
 from services.inference.proof import parse_golden, prove
-from tests.builders import free_port
+from tests.builders import eventually, free_port
 from tests.fakes import ScriptedModelServer
 from tests.tiny_model import build_tiny_base
 
@@ -231,13 +231,32 @@ async def test_candidates_are_answered_in_the_order_asked_for(server: ModelServe
     assert len(await server.logprobs(engine.base, [1, 40, 41], list(range(30, 46)))) == 16
 
 
+async def test_what_a_server_answers_is_counted_and_what_it_has_answered_is_under_way_no_more(
+    server: ModelServer, engine: Engine
+) -> None:
+    before = await server.activity()
+    await server.logprobs(engine.base, [1, 40, 41], [50])
+
+    async def is_counted() -> bool:
+        seen = await server.activity()
+        return (seen.running_count, seen.answered_count) == (0, before.answered_count + 1)
+
+    await eventually(is_counted)
+
+
 async def test_a_server_that_is_away_is_unavailable_and_not_up() -> None:
     scripted = ScriptedModelServer("b" * 64, {}, set())
     scripted.is_running = False
     async with aiohttp.ClientSession() as session:
         for away in (VllmServer(f"http://127.0.0.1:{free_port()}", "secret", session), scripted):
             assert not await away.is_up()
-            for verb in (away.load("a" * 64), away.loaded(), away.unload("a" * 64), away.logprobs("a" * 64, [1], [2])):
+            for verb in (
+                away.load("a" * 64),
+                away.loaded(),
+                away.unload("a" * 64),
+                away.logprobs("a" * 64, [1], [2]),
+                away.activity(),
+            ):
                 with pytest.raises(Unavailable):
                     await verb
 

@@ -241,12 +241,13 @@ async def test_full_weights_are_imported_with_references_of_their_tokenizer(worl
     await run_json(world, "delete", made["public_id"])
 
 
-def test_references_need_a_template_are_the_same_bytes_every_time_and_a_broken_tokenizer_is_told() -> None:
+def test_references_need_a_template_and_a_broken_tokenizer_is_told() -> None:
     pytest.importorskip("transformers")
     files = [SourceFile("tokenizer.json", len(TOKENIZER), lambda: io.BytesIO(TOKENIZER)), source_file("config.json")]
     template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     assert make_references(files, "") is None
-    assert make_references(files, template) == make_references(files, template) is not None
+    golden = json.loads(make_references(files, template) or b"")
+    assert [len(chat["messages"]) for chat in golden["chats"]] == [1, 1, 3]
     with pytest.raises(InvalidInput, match="can't make prompts"):
         make_references([source_file("tokenizer.json"), source_file("config.json")], template)
 

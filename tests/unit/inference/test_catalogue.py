@@ -8,6 +8,7 @@ import pytest
 from services.common.ports.manifest import Manifest, ManifestFile
 from services.common.ports.object_store import Artifact
 from services.inference.catalogue import Entry, check_base, check_entry, default_max_length, has_chat_template
+from services.inference.chat_template import check_template
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192}
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -84,3 +85,21 @@ def test_every_mistake_in_a_request_is_named_at_once() -> None:
         "catalogue_entry.manifest_key",
         "catalogue_entry.chat_template",
     ]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for message in messages %}{% if loop.first %}{% continue %}{% endif %}{{ message.content | tojson }}{% endfor %}",
+        "{{ raise_exception('no tools') if tools else messages[0]['content'] }}{{ strftime_now('%Y') }}",
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+        "",
+    ],
+)
+def test_what_transformers_templates_use_is_taken(template: str) -> None:
+    assert check_template(template) == []
+
+
+def test_a_template_that_would_never_end_is_only_read() -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{{ messages }}{% endfor %}{% endfor %}"
+    assert check_template(endless) == []

@@ -112,3 +112,26 @@ def test_golden_answers_of_another_base_are_refused() -> None:
     with pytest.raises(InvalidInput) as refused:
         parse_golden(document(), "c" * 64)
     assert refused.value.reason == "WRONG_BASE"
+
+
+def full_document(**changes: object) -> bytes:
+    probe = {"prefix_token_ids": [1], "token_ids": [2], "adapter_logprobs": [-1.0]}
+    chat = {"messages": [{"role": "user", "content": "hi"}], "prompt_token_ids": [1], "probes": [probe], **changes}
+    return json.dumps({"chats": [chat]}).encode()
+
+
+def test_full_weights_need_no_base_and_are_held_against_their_own_references_alone() -> None:
+    chats = parse_golden(full_document(), "")
+    assert decide(chats, [Measured((1,), ((-1.1,),))]).message == "1 log-probabilities differ by 0.100 on average."
+    assert decide(chats, [Measured((1,), ((-1.2,),))]).reason == "LOGPROBS_DIFFER"
+    with pytest.raises(InvalidInput):
+        parse_golden(full_document(), BASE)
+
+
+def test_a_proof_of_full_weights_says_how_little_was_shown() -> None:
+    chats = parse_golden(full_document(probes=[]), "")
+    assert decide(chats, [Measured((2,), ())]).reason == "TEMPLATE_MISMATCH"
+    for proven, words in ((decide(chats, [Measured((1,), ())]), "1 chats get"), (decide([], []), "no references")):
+        assert proven.is_proven
+        assert words in proven.to_json()["message"]
+        assert proven.to_json()["mean_difference"] is None

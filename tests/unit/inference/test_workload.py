@@ -1,8 +1,10 @@
 """How a vLLM is started: what stands in its command, and what only in its environment."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from services.common.backends.model_server.vllm import ServerPlan, workload
+from services.inference.chat_template import write_template
 from services.inference.servers import ENGINE_RANKS
 
 PLAN = ServerPlan("server-abc-1", "/cache/base", "b" * 64, 12345, "the-secret", "file:///objects", "/cache", 1024, 32)
@@ -43,3 +45,25 @@ def test_the_processors_settings_are_left_out_on_a_gpu() -> None:
 def test_every_rank_that_a_server_grows_to_is_one_that_vllm_can_be_started_for() -> None:
     # Source: vllm.config.lora.MaxLoRARanks of vLLM 0.32
     assert set(ENGINE_RANKS) <= {1, 8, 16, 32, 64, 128, 256, 320, 512}
+
+
+def test_whole_weights_that_take_no_adapters_are_started_without_slots_for_them() -> None:
+    made = workload(replace(PLAN, max_rank=0))
+    assert not any("lora" in part for part in made.command)
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in made.environment
+    assert workload(PLAN).environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+
+
+def test_a_declared_template_is_given_as_a_file() -> None:
+    assert flag(workload(replace(PLAN, chat_template="/cache/templates/a.jinja")).command, "--chat-template") == (
+        "/cache/templates/a.jinja"
+    )
+    assert "--chat-template" not in workload(PLAN).command
+
+
+def test_a_templates_file_holds_its_bytes_whoever_writes_it_and_however_often(tmp_path: Path) -> None:
+    template = "{{ messages }}\r\n{# Ünïcode \\n #}"
+    path = write_template(tmp_path, template)
+    assert path == write_template(tmp_path, template)
+    assert path.read_bytes() == template.encode()
+    assert list(path.parent.iterdir()) == [path]
