@@ -1,10 +1,18 @@
-"""The trainer: owns fine-tuning jobs, plans their recipes, launches workers, and sees results through to a proven Model.
+"""The trainer: owns fine-tuning jobs, sweeps and token counts; plans, launches workers, sees results through to a proven Model.
 
-States of a job: VALIDATING → PENDING → RUNNING → PROVING → SUCCEEDED, and FAILED or CANCELLED from anywhere. Until it is
-trained it can be paused, → PAUSING → PAUSED, and resumed, → PENDING.
+**Job**: VALIDATING → PENDING → RUNNING → PROVING → SUCCEEDED, and FAILED or CANCELLED from anywhere. Until it is trained it
+can be paused, → PAUSING → PAUSED, and resumed, → PENDING. While it validates its tokens are counted; rows that the base can't
+read, or that are longer than max_length, fail it there, each listed.
+
+**Token count**: PENDING → RUNNING → SUCCEEDED or FAILED; belongs to rows, base, chat template and the code that renders, and is
+made once.
+
+**Sweep**: RUNNING → PROVING → SUCCEEDED; FAILED; CANCELLING → CANCELLED. Jobs one after another; the lowest validation loss
+wins, and only the winner is proven (the others' models are registered, and proven when somebody asks for them).
 
 How it fails: a mistake in data or recipe ends the job with every violation; a crashed worker is launched again, three
-times at most, and goes on from its last checkpoint (one that was told to leave, and did, is no crash); a service that was
-away reads the manifest; a model that its server does not prove ends the job as FAILED. It needs object store, database
-and launcher; it asks `dataset` and `inference`.
+times at most, and goes on from its last checkpoint (one that was told to leave, and did, is no crash, unless that happens
+twenty times in a row without a step saved); a service that was away reads the manifest; a model that its server does not
+prove ends the job as FAILED. A member that fails costs its sweep nothing but itself. It needs object store, database and
+launcher; it asks `dataset` and `inference`.
 """

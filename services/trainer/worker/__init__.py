@@ -4,6 +4,9 @@ It owns nothing. It reads its spec, the base and the rows from the object store,
 progress goes to the trainer by gRPC and may be lost. It fails with an exit code: 64 what was asked for can't work,
 75 stopped on request with a checkpoint (the next attempt goes on from it), anything else is a crash.
 
+`count.py` is a program of its own: it counts tokens before a job starts, with the tokenizer (`tokens.py`) and the rows
+(`batches.py`) that training uses.
+
 `loop.py` is the training loop and reads from top to bottom. `batches.py` is the only place that knows how rows lie in
 memory, `model.py` the only one that knows the model, `checkpoint.py` and `publish.py` what is kept.
 """

@@ -135,7 +135,7 @@ def _marked_by_prefixes(chat: Chat, tokenizer: Any, end_ids: set[int]) -> tuple[
         if not _is_learned(message):
             continue
         prompt = render(chat.messages[:at], tokenizer, chat.tools, with_generation_prompt=True)
-        answered = render(chat.messages[: at + 1], tokenizer, chat.tools)
+        answered = ids if at + 1 == len(chat.messages) else render(chat.messages[: at + 1], tokenizer, chat.tools)
         if answered[: len(prompt)] != prompt or ids[: len(answered)] != answered:
             raise InvalidInput(
                 f"The base's chat template renders the chat up to message {at + 1} differently when more follows, so it can't "

@@ -99,4 +99,4 @@ def _chats(store: ObjectStore, key: str) -> Iterator[Chat]:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if "--check" in sys.argv else main())
+    sys.exit(main())
