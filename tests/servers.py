@@ -91,7 +91,8 @@ class _Server:
             if self._process.poll() is not None or time.monotonic() > end:
                 self.stop(signal.SIGKILL)
                 raise AssertionError(f"{command[0]} did not come up:\n{log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.05)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.05)
 
 
 class S3Server(_Server):

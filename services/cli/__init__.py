@@ -1,6 +1,7 @@
 """The command line, `afina`: starts the five programs on this machine and speaks gRPC to them, wherever they are.
 
-It owns nothing. A noun has a file with its verbs; `up.py` supervises, `demo.py` is the main job from end to end. Every
+It owns nothing. A noun has a file with its verbs; `up.py` supervises, `logs.py` shows what was said, `completion.py` completes
+words and names in a shell, `demo.py` is the main job from end to end. Every
 command prints a table for people and, with `--json`, one document for programs: a list is an array, a resource an
 object with the fields of its proto.
 

@@ -1,9 +1,12 @@
 """The program `afina`: every noun with its verbs, and the commands that run the five programs here."""
 
+from typing import Any
+
 import click
 
 from services.cli import (
     chat,
+    completion,
     datasets,
     demo,
     endpoints,
@@ -11,6 +14,7 @@ from services.cli import (
     files,
     jobs,
     keys,
+    logs,
     models,
     suites,
     sweeps,
@@ -18,16 +22,29 @@ from services.cli import (
     up,
 )
 
-COMPLETION = """Completion of words in your shell: eval "$(_AFINA_COMPLETE=bash_source afina)" (or zsh_source, fish_source).
+EPILOG = """Completion of words and names in your shell: eval "$(afina completion bash)" (or zsh; afina completion fish | source).
 
 Environment: AFINA_HOME (default ~/.afina), AFINA_PROJECT, AFINA_API_KEY, and the address of a program that runs elsewhere:
 DATASET_ADDRESS, TRAINER_ADDRESS, EVALUATOR_ADDRESS, INFERENCE_ADDRESS, GATEWAY_ADDRESS, GATEWAY_URL. Where `afina up` keeps
 things: OBJECT_STORE (s3://bucket/prefix, with S3_ENDPOINT_URL and AWS_*), AFINA_DATABASE (postgresql://user:password@host/database).
 
-Exit codes: 0 done, 1 failed, 2 usage or refused input, 3 not found, 4 no answer, 5 not in this state, 6 not allowed."""
+Exit codes: 0 done, 1 failed, 2 usage or refused input, 3 not found, 4 no answer, 5 not in this state, 6 not allowed, 130
+interrupted. With --json errors are an object on standard error."""
 
 
-@click.group(epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"]})
+EXIT_INTERRUPTED = 130  # as shells write it: 128 + SIGINT
+
+
+class _Interruptible(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; one that somebody interrupts has neither succeeded nor failed."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            context.exit(EXIT_INTERRUPTED)
+
+
+@click.group(cls=_Interruptible, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="afina")
 def afina() -> None:
     """Fine-tune, evaluate, gate and serve language models on your own machines.
@@ -38,7 +55,7 @@ def afina() -> None:
 
 for group in (datasets, files, jobs, sweeps, models, suites, evaluations, endpoints, keys):
     afina.add_command(group.group)
-for command in (up.up, up.down, up.status, demo.demo, chat.chat):
+for command in (up.up, up.down, up.status, logs.logs, demo.demo, chat.chat, completion.completion):
     afina.add_command(command)
 
 

@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 
 from services.cli import output
+from services.cli.completion import complete_names
 from services.cli.failure import Failure
 from services.cli.home import Home, find
 from services.common import names
@@ -112,7 +113,9 @@ def verb(group: click.Group, name: str, *, in_project: bool = True) -> Callable[
         if in_project:
             project = click.option("--project", default="default", envvar="AFINA_PROJECT", show_default=True, help="The project.")
             decorated = project(decorated)
-        return group.command(name)(decorated)
+        made = group.command(name)(decorated)
+        complete_names(made.params)
+        return made
 
     return decorate
 

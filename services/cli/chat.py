@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from services.cli.completion import COLLECTIONS, ResourceName
 from services.cli.failure import Failure
 from services.cli.home import Home, find
 from services.common.errors import AfinaError, InvalidInput, NotFound, Unauthenticated, Unavailable
@@ -20,7 +21,7 @@ TIMEOUT_S = 300.0
 
 
 @click.command("chat")
-@click.argument("model")
+@click.argument("model", type=ResourceName(COLLECTIONS["model"]))
 @click.argument("message", required=False)
 @click.option("--system", default="", help="A system message before everything.")
 @click.option("--max-tokens", type=int, default=512, show_default=True, help="Longest answer.")

@@ -7,6 +7,7 @@ import urllib.request
 
 from services.cli.home import Home
 
+NOT_READY = 503
 TIMEOUT_S = 6.0  # more than a program takes to ask its own dependencies
 
 
@@ -20,7 +21,7 @@ def _ask(url: str) -> dict[str, str]:
     try:
         direct.open(f"{url}/readyz", timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError as error:
-        return _told(error.read())
+        return _told(error.read()) if error.code == NOT_READY else {}
     except OSError:  # nobody listens, or nobody answers: that is another question
         return {}
     return {}

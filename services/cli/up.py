@@ -223,11 +223,14 @@ async def _until(stop: asyncio.Event, work: Any) -> None:
 
 
 def _say_ready(call: Call, home: Home) -> None:
+    metrics = {name: f"{home.probes_url(name)}/metrics" for name in PROGRAMS}
     if call.as_json:
-        print_json(call.out, {"gateway_url": home.gateway_url, "api_key_file": str(home.api_key), "home": str(home.path)})
+        where = {"gateway_url": home.gateway_url, "api_key_file": str(home.api_key), "home": str(home.path)}
+        print_json(call.out, {**where, "metrics_urls": metrics})
     else:
         what = f"Afina is up: {home.gateway_url}/v1 · key in {home.api_key} · `afina down` ends it"
         call.out.print(what, markup=False, soft_wrap=True)
+        call.out.print(f"Metrics: {' '.join(metrics.values())}", markup=False, soft_wrap=True)
 
 
 def _start_supervisor(call: Call, home: Home, asked: str) -> subprocess.Popen[bytes]:

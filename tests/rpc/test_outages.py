@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 from afina.v1 import file_pb2, file_pb2_grpc, fine_tuning_job_pb2, fine_tuning_job_pb2_grpc
 
+from services.common.backends.launcher.process import ProcessLauncher
+from services.common.backends.object_store.local import LocalObjectStore
 from services.common.errors import Unavailable
+from services.common.ports.launcher import Workload, WorkloadState
+from services.common.ports.manifest import fetch_folder, put_folder
 from services.common.transport.grpc_client import Client
 from tests.builders import chat, eventually, jsonl
 from tests.programs import Programs, running_programs
@@ -163,6 +167,30 @@ async def test_a_full_disk_is_said_with_the_fix_and_leaves_nothing_behind(small_
             await upload(files, jsonl([chat("small", "enough")] * 20))
             assert await listed(files) == count + 1
     assert not list((small_disk / "objects" / ".staging").glob("*"))
+
+
+async def test_a_full_disk_keeps_workloads_and_caches_waiting_and_leaves_no_half_of_one(small_disk: Path, tmp_path: Path) -> None:
+    launcher, store = ProcessLauncher(small_disk / "processes"), LocalObjectStore(tmp_path / "objects")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(os.urandom(1 << 20))
+    manifest = put_folder(store, "bases", base, "base", {})
+    job = launcher.plan(Workload("job-1", "job", ("sh", "-c", "echo done")))
+    _fill(small_disk / "others")
+    with pytest.raises(Unavailable, match="free some space"):
+        await launcher.launch(job)
+    with pytest.raises(Unavailable, match="AFINA_CACHE"):
+        fetch_folder(store, manifest, small_disk)
+    assert (await launcher.observe("job-1")).state == WorkloadState.GONE
+    assert not list(small_disk.glob(".fetch-*"))
+    (small_disk / "others").unlink()
+    await launcher.launch(job)
+    await eventually(lambda: _has_ended(launcher, "job-1"))
+    assert (fetch_folder(store, manifest, small_disk) / "model.safetensors").stat().st_size == 1 << 20
+
+
+async def _has_ended(launcher: ProcessLauncher, key: str) -> bool:
+    return (await launcher.observe(key)).state == WorkloadState.SUCCEEDED
 
 
 async def _upload_too_much(files: Client, data: bytes) -> None:

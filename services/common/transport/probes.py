@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -68,6 +69,7 @@ class Readiness:
         task = self._asking.get(name)
         if task is None or task.done():
             task = self._asking[name] = asyncio.ensure_future(check())  # type: ignore[arg-type]
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
         try:
             async with asyncio.timeout(self._timeout_s):
                 await asyncio.shield(task)
@@ -154,6 +156,10 @@ def _server(host: str, port: int, answer: Callable[[str], tuple[int, str, bytes]
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say that a client left early in a line of the log, not as a traceback."""
+            log(_logger, logging.DEBUG, "a probe was not answered", error=repr(sys.exc_info()[1]))
 
     return Server((host, port), Handler)
 

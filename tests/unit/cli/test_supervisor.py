@@ -17,7 +17,7 @@ from services.common.backends.launcher.shim import is_alive, start_time
 from services.common.errors import Unavailable
 from tests.builders import eventually
 
-STAYS = "import time, pathlib, os; pathlib.Path({ready!r}).write_text(str(os.getpid())); time.sleep(600)"
+STAYS = "import signal, pathlib, os; pathlib.Path({ready!r}).write_text(str(os.getpid())); signal.pause()"
 
 
 def program(name: str, code: str) -> Program:
@@ -80,17 +80,17 @@ async def test_a_program_that_can_not_be_started_is_told(tmp_path: Path) -> None
 
 
 async def test_a_program_that_is_late_is_told(tmp_path: Path) -> None:
-    async with supervising(tmp_path, program("late", "import time; time.sleep(600)")) as supervisor:
+    async with supervising(tmp_path, program("late", "import signal; signal.pause()")) as supervisor:
         with pytest.raises(Unavailable, match=r"late was not ready after 0.3 s"):
             await supervisor.wait_until_ready(0.3)
 
 
 async def test_stopping_ends_every_program_also_one_that_ignores_sigterm(tmp_path: Path) -> None:
     deaf = textwrap.dedent(f"""
-        import pathlib, signal, time
+        import pathlib, signal
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         pathlib.Path({str(tmp_path / "deaf.ready")!r}).touch()
-        time.sleep(600)
+        signal.pause()
     """)
     async with supervising(tmp_path, staying("one", tmp_path), program("deaf", deaf), grace_s=0.5) as supervisor:
         await supervisor.wait_until_ready(20)
@@ -110,7 +110,7 @@ async def test_programs_end_when_the_supervisor_is_killed(tmp_path: Path) -> Non
             program = Program("one", (sys.executable, "-c", {STAYS.format(ready=str(tmp_path / "one.ready"))!r}), {{}})
             supervisor = Supervisor([program], pathlib.Path({str(tmp_path)!r}), probe)
             supervisor.start()
-            await asyncio.sleep(600)
+            await asyncio.Event().wait()
 
         asyncio.run(main())
     """)

@@ -4,13 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.cli import environment, preflight, processes, workloads
-from services.cli.home import ADDRESS_VARIABLES, find
+from services.cli.home import ADDRESS_VARIABLES, find, with_free_probes
 from services.cli.sampler import MemorySampler
 from services.cli.up import bring_down
 from services.common.backends.launcher.process import ProcessLauncher
@@ -111,7 +112,7 @@ async def test_down_ends_the_workloads_that_a_killed_supervisor_left_behind(tmp_
     home = find(environ(tmp_path))
     home.make()
     launcher = ProcessLauncher(home.processes("inference"), grace_s=2)
-    command = (sys.executable, "-c", "import time; time.sleep(600)")
+    command = (sys.executable, "-c", "import signal; signal.pause()")
     await launcher.launch(launcher.plan(Workload("server-1", "server", command)))
     [running] = workloads.running(home)
     assert (running.key, running.kind) == ("server-1", "inference.server")
@@ -130,7 +131,7 @@ async def test_down_ends_the_workloads_that_a_killed_supervisor_left_behind(tmp_
 
 
 def test_descendants_are_found_by_their_parents() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     try:
         found = processes.descendants([os.getpid()])
     finally:
@@ -146,3 +147,19 @@ async def test_the_sampler_keeps_the_most_that_it_saw_and_what_an_earlier_run_sa
     with MemorySampler(home, {"inference.server": 7, "demo": 1}, interval_s=0.01) as sampler:
         await eventually(lambda: sampler.peaks["demo"] > 1)
     assert sampler.peaks["inference.server"] == 7
+
+
+def test_probes_whose_usual_port_is_taken_get_another_unless_it_was_asked_for_by_name(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = f"127.0.0.1:{listener.getsockname()[1]}"
+        known = find({"AFINA_HOME": str(tmp_path)})
+        home = replace(known, addresses={**known.addresses, "trainer probes": taken})
+        moved = with_free_probes(home, {})
+        assert moved.addresses["trainer probes"] != taken
+        assert moved.addresses["trainer"] == home.addresses["trainer"]
+        assert moved.probes_url("trainer") == f"http://{moved.addresses['trainer probes']}"
+        asked = with_free_probes(home, {"TRAINER_METRICS_ADDRESS": taken})
+        assert asked.addresses["trainer probes"] == taken  # the preflight says who has it
+    assert moved.probes_url("gateway") == f"http://{home.addresses['http']}"

@@ -43,3 +43,23 @@ def test_an_address_that_other_machines_reach_is_refused_unless_the_network_is_t
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:50052", "[::1]:50052"])
 def test_an_address_of_this_machine_is_taken(address: str) -> None:
     assert begin(TRAINER_ADDRESS=address).returncode == 0
+
+
+MAIN = """
+from services.common import errors
+from services.common.program import main
+from tests.unit.common.test_settings import Settings
+async def run(settings, program):
+    raise errors.{kind}("What it is, and what to do.")
+main("trainer", Settings, run)
+"""
+
+
+@pytest.mark.parametrize(("kind", "code"), [("WrongState", 2), ("InvalidInput", 2), ("Unavailable", 1)])
+def test_what_a_program_can_not_begin_with_is_one_line_and_an_exit_code(kind: str, code: int) -> None:
+    given = {**os.environ, "STORE": "file:///x", "TOKEN": "t"}
+    command = (sys.executable, "-c", MAIN.format(kind=kind))
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1] == "trainer: What it is, and what to do."
+    assert "Traceback" not in done.stderr

@@ -16,7 +16,6 @@ When changing this: run the contract suite, and ask of every statement what a se
 import asyncio
 import contextlib
 import random
-import re
 import secrets
 import time
 from collections import defaultdict
@@ -25,68 +24,22 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from services.common.backends.database import engines
 from services.common.backends.database.migrations import MIGRATIONS, Migration, migrate
+from services.common.backends.database.tables import dump, event_of, history, record_of, resources, state_of, time_of, us
 from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable
 from services.common.ports.database import Census, Database, Document, NewEvent, Record, StoredEvent
 
 T = TypeVar("T")
 
-POSTGRES_CONNECTIONS = 4
-POOL_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 20.0  # a server that is frozen, not gone, keeps its connections; more than its own limit for a statement
 REPEATS = 5
 # Source: PostgreSQL, appendix A: serialization_failure, deadlock_detected. It was rolled back; the same again may pass.
 REPEATABLE = ("40001", "40P01")
 DISK_FULL = "53100"
-SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-# Source: PostgreSQL, libpq connection parameters. A server that vanished is given up within some 20 s, whatever was sent to it.
-POSTGRES_PARAMETERS = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-    "application_name": "afina",
-}
-POSTGRES_OPTIONS = (
-    "-c search_path={schema} -c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
-)
-
-# As the last migration left them; `create_all` is never called.
-_metadata = sa.MetaData()
-_resources = sa.Table(
-    "resources",
-    _metadata,
-    sa.Column("sequence", sa.BigInteger, primary_key=True),
-    sa.Column("kind", sa.Text),
-    sa.Column("name", sa.Text),
-    sa.Column("version", sa.Integer),
-    sa.Column("document", sa.Text),
-    sa.Column("create_time_us", sa.BigInteger),
-    sa.Column("update_time_us", sa.BigInteger),
-    sa.Column("due_time_us", sa.BigInteger),
-    sa.Column("lease_token", sa.Text),
-    sa.Column("lease_end_us", sa.BigInteger),
-    sa.Column("request_id", sa.Text),
-    sa.Column("event_count", sa.Integer),
-    sa.Column("state", sa.Text),
-)
-_events = sa.Table(
-    "events",
-    _metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("create_time_us", sa.BigInteger),
-    sa.Column("type", sa.Text),
-    sa.Column("level", sa.Text),
-    sa.Column("message", sa.Text),
-    sa.Column("data", sa.Text),
-)
 
 
 class SqlDatabase(Database):
@@ -101,7 +54,7 @@ class SqlDatabase(Database):
         url: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
-        connections: int = POSTGRES_CONNECTIONS,
+        connections: int = engines.POSTGRES_CONNECTIONS,
         migrations: Sequence[Migration] = MIGRATIONS,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
@@ -109,13 +62,12 @@ class SqlDatabase(Database):
         self._schema, self._is_migrated = "", False
         self._wakings: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         if url.startswith("postgresql"):
-            self._engine, self._schema = _postgres(url, connections)
+            self._engine, self._schema = engines.postgres(url, connections)
             self._answer_timeout_s: float | None = answer_timeout_s
         else:
             connections = 1  # SQLite has one writer anyway, and statements of a few µs do not profit from more
-            self._engine = sa.create_engine(url)
+            self._engine = engines.sqlite(url)
             self._answer_timeout_s = None  # it waits for its lock within limits of its own
-            _tame_sqlite(self._engine)
         self._executor = ThreadPoolExecutor(max_workers=connections, thread_name_prefix="database")
         with contextlib.suppress(Unavailable):  # told by whoever asks next
             self._transact(lambda connection: None)
@@ -134,32 +86,32 @@ class SqlDatabase(Database):
 
         def transaction(connection: sa.Connection) -> Record:
             if request_id:
-                before = _select(connection, _resources.c.kind == kind, _resources.c.request_id == request_id)
+                before = _select(connection, resources.c.kind == kind, resources.c.request_id == request_id)
                 if before:
-                    return _record(before)
-            now = _us(self._clock())
+                    return record_of(before)
+            now = us(self._clock())
             row = {
-                "kind": kind, "name": name, "version": 1, "document": _dump(document), "create_time_us": now,
-                "update_time_us": now, "due_time_us": _us(due_time), "request_id": request_id or None, "event_count": 0,
-                "state": _state(document),
+                "kind": kind, "name": name, "version": 1, "document": dump(document), "create_time_us": now,
+                "update_time_us": now, "due_time_us": us(due_time), "request_id": request_id or None, "event_count": 0,
+                "state": state_of(document),
             }  # fmt: skip
-            connection.execute(_resources.insert().values(row))
+            connection.execute(resources.insert().values(row))
             self._append(connection, kind, name, events)
-            return _record(_require(connection, kind, name))
+            return record_of(_require(connection, kind, name))
 
         try:
             return self._waking(await self._run(transaction))
         except exc.IntegrityError as error:
             if request_id:  # a twin may have won between our look and our insert
-                r = _resources.c
+                r = resources.c
                 twin = await self._run(lambda connection: _select(connection, r.kind == kind, r.request_id == request_id))
                 if twin is not None:
-                    return _record(twin)
+                    return record_of(twin)
             raise AlreadyExists(f"{name} exists already.", metadata={"name": name}) from error
 
     async def get(self, kind: str, name: str) -> Record:
         """See the port."""
-        return await self._run(lambda connection: _record(_require(connection, kind, name)))
+        return await self._run(lambda connection: record_of(_require(connection, kind, name)))
 
     async def update(
         self,
@@ -173,14 +125,14 @@ class SqlDatabase(Database):
 
         def transaction(connection: sa.Connection) -> Record:
             now = self._clock()
-            r = _resources.c
+            r = resources.c
             guard = [r.kind == record.kind, r.name == record.name, r.version == record.version]
             if record.lease_token is not None:
-                guard += [r.lease_token == record.lease_token, r.lease_end_us > _us(now)]
+                guard += [r.lease_token == record.lease_token, r.lease_end_us > us(now)]
             changed = connection.execute(
-                _resources.update().where(*guard).values(
-                    version=record.version + 1, document=_dump(document), update_time_us=_us(now),
-                    due_time_us=_us(due_time), lease_token=None, lease_end_us=None, state=_state(document),
+                resources.update().where(*guard).values(
+                    version=record.version + 1, document=dump(document), update_time_us=us(now),
+                    due_time_us=us(due_time), lease_token=None, lease_end_us=None, state=state_of(document),
                 )
             )  # fmt: skip
             if changed.rowcount != 1:
@@ -189,7 +141,7 @@ class SqlDatabase(Database):
                     f"{record.name} was changed by somebody else; read it again and repeat.", metadata={"name": record.name}
                 )
             self._append(connection, record.kind, record.name, events)
-            return _record(_require(connection, record.kind, record.name))
+            return record_of(_require(connection, record.kind, record.name))
 
         return self._waking(await self._run(transaction))
 
@@ -197,13 +149,13 @@ class SqlDatabase(Database):
         """See the port."""
 
         def transaction(connection: sa.Connection) -> None:
-            r = _resources.c
+            r = resources.c
             mine = [r.kind == record.kind, r.name == record.name]
-            if connection.execute(_resources.delete().where(*mine, r.version == record.version)).rowcount != 1:
+            if connection.execute(resources.delete().where(*mine, r.version == record.version)).rowcount != 1:
                 if _select(connection, *mine) is not None:
                     raise Conflict(f"{record.name} was changed by somebody else; read it again and repeat.")
                 return
-            connection.execute(_events.delete().where(_events.c.kind == record.kind, _events.c.name == record.name))
+            connection.execute(history.delete().where(history.c.kind == record.kind, history.c.name == record.name))
 
         await self._run(transaction)
 
@@ -211,45 +163,45 @@ class SqlDatabase(Database):
         self, kind: str, parent: str, *, after: int | None = None, limit: int = 50, newest_first: bool = True
     ) -> Sequence[Record]:
         """See the port."""
-        r = _resources.c
-        query = sa.select(_resources).where(r.kind == kind)
+        r = resources.c
+        query = sa.select(resources).where(r.kind == kind)
         if parent:  # "/" is followed by "0": a range, which needs no escaping as LIKE would
             query = query.where(r.name >= f"{parent}/", r.name < f"{parent}0")
         if after is not None:
             query = query.where(r.sequence < after if newest_first else r.sequence > after)
         query = query.order_by(r.sequence.desc() if newest_first else r.sequence).limit(limit)
-        return await self._run(lambda connection: [_record(row) for row in connection.execute(query).mappings()])
+        return await self._run(lambda connection: [record_of(row) for row in connection.execute(query).mappings()])
 
     async def claim(self, kind: str, now: datetime, lease_s: float) -> Record | None:
         """See the port."""
-        r = _resources.c
-        free = sa.or_(r.lease_end_us.is_(None), r.lease_end_us <= _us(now))
+        r = resources.c
+        free = sa.or_(r.lease_end_us.is_(None), r.lease_end_us <= us(now))
 
         def transaction(connection: sa.Connection) -> Record | None:
-            query = sa.select(_resources).where(r.kind == kind, r.due_time_us <= _us(now), free)
+            query = sa.select(resources).where(r.kind == kind, r.due_time_us <= us(now), free)
             query = query.order_by(r.due_time_us, r.sequence).limit(1).with_for_update(skip_locked=True)
             row = connection.execute(query).mappings().first()
             if row is None:
                 return None
             token = secrets.token_hex(16)
-            lease_end_us = _us(now + timedelta(seconds=lease_s))
+            lease_end_us = us(now + timedelta(seconds=lease_s))
             changed = connection.execute(
-                _resources.update()
+                resources.update()
                 .where(r.sequence == row["sequence"], r.version == row["version"], free)
                 .values(lease_token=token, lease_end_us=lease_end_us)
             )
-            return _record(row, token) if changed.rowcount == 1 else None
+            return record_of(row, token) if changed.rowcount == 1 else None
 
         return await self._run(transaction)
 
     async def next_due(self, kind: str) -> datetime | None:
         """See the port."""
-        r = _resources.c
+        r = resources.c
         is_leased = sa.and_(r.lease_end_us.is_not(None), r.lease_end_us > r.due_time_us)
         free_us = sa.case((is_leased, r.lease_end_us), else_=r.due_time_us)
         query = sa.select(sa.func.min(free_us)).where(r.kind == kind, r.due_time_us.is_not(None))
         due_us = await self._run(lambda connection: connection.scalar(query))
-        return None if due_us is None else _time(due_us)
+        return None if due_us is None else time_of(due_us)
 
     async def woken(self, kind: str, timeout_s: float) -> None:
         """See the port."""
@@ -260,10 +212,10 @@ class SqlDatabase(Database):
 
     async def census(self, kind: str, now: datetime) -> Census:
         """See the port."""
-        r = _resources.c
+        r = resources.c
         states = sa.select(r.state, sa.func.count()).where(r.kind == kind).group_by(r.state)
-        free = sa.or_(r.lease_end_us.is_(None), r.lease_end_us <= _us(now))
-        due = sa.select(sa.func.count()).where(r.kind == kind, r.due_time_us <= _us(now), free)
+        free = sa.or_(r.lease_end_us.is_(None), r.lease_end_us <= us(now))
+        due = sa.select(sa.func.count()).where(r.kind == kind, r.due_time_us <= us(now), free)
 
         def transaction(connection: sa.Connection) -> Census:
             by_state = {state or "": count for state, count in connection.execute(states)}
@@ -277,31 +229,31 @@ class SqlDatabase(Database):
 
     async def events(self, kind: str, name: str, *, after: int = 0, limit: int = 50) -> Sequence[StoredEvent]:
         """See the port."""
-        e = _events.c
-        query = sa.select(_events).where(e.kind == kind, e.name == name, e.sequence > after).order_by(e.sequence).limit(limit)
-        return await self._run(lambda connection: [_event(row) for row in connection.execute(query).mappings()])
+        e = history.c
+        query = sa.select(history).where(e.kind == kind, e.name == name, e.sequence > after).order_by(e.sequence).limit(limit)
+        return await self._run(lambda connection: [event_of(row) for row in connection.execute(query).mappings()])
 
     async def last_event(self, kind: str, name: str, type: str) -> StoredEvent | None:
         """See the port."""
-        e = _events.c
-        query = sa.select(_events).where(e.kind == kind, e.name == name, e.type == type).order_by(e.sequence.desc()).limit(1)
+        e = history.c
+        query = sa.select(history).where(e.kind == kind, e.name == name, e.type == type).order_by(e.sequence.desc()).limit(1)
 
         def transaction(connection: sa.Connection) -> StoredEvent | None:
             row = connection.execute(query).mappings().first()
-            return _event(row) if row else None
+            return event_of(row) if row else None
 
         return await self._run(transaction)
 
     async def wake(self, kind: str, name: str, due_time: datetime) -> None:
         """See the port."""
-        r = _resources.c
+        r = resources.c
 
         def transaction(connection: sa.Connection) -> None:
             _require(connection, kind, name)
             connection.execute(
-                _resources.update()
-                .where(r.kind == kind, r.name == name, r.due_time_us > _us(due_time))
-                .values(due_time_us=_us(due_time))
+                resources.update()
+                .where(r.kind == kind, r.name == name, r.due_time_us > us(due_time))
+                .values(due_time_us=us(due_time))
             )
 
         await self._run(transaction)
@@ -315,9 +267,9 @@ class SqlDatabase(Database):
     def _append(self, connection: sa.Connection, kind: str, name: str, events: Sequence[NewEvent]) -> None:
         if not events:
             return
-        r = _resources.c
+        r = resources.c
         raised = connection.execute(
-            _resources.update()
+            resources.update()
             .where(r.kind == kind, r.name == name)
             .values(event_count=r.event_count + len(events))
             .returning(r.event_count)
@@ -325,12 +277,12 @@ class SqlDatabase(Database):
         if raised is None:
             raise NotFound(f"There is no {name}.", metadata={"name": name})
         first = raised - len(events) + 1
-        now = _us(self._clock())
+        now = us(self._clock())
         connection.execute(
-            _events.insert(),
+            history.insert(),
             [
                 {"kind": kind, "name": name, "sequence": first + i, "create_time_us": now, "type": event.type,
-                 "level": event.level, "message": event.message.replace("\0", "\ufffd"), "data": _dump(dict(event.data))}
+                 "level": event.level, "message": event.message.replace("\0", "\ufffd"), "data": dump(dict(event.data))}
                 for i, event in enumerate(events)
             ],
         )  # fmt: skip
@@ -379,84 +331,12 @@ def _unavailable(told: BaseException) -> Unavailable:
     return Unavailable(f"The database does not answer: {what}.", reason="DATABASE_UNAVAILABLE")
 
 
-def _postgres(url: str, connections: int) -> tuple[sa.Engine, str]:
-    """Return an engine whose connections see one schema, and the schema's name. Raises: InvalidInput."""
-    parts = sa.make_url(url).set(drivername="postgresql+psycopg")
-    schema = parts.query.get("schema", "")
-    if not isinstance(schema, str) or not SCHEMA.fullmatch(schema):
-        text = f"{parts.render_as_string()} names no schema; end it with ?schema=NAME (a-z, 0-9, _), one for each program."
-        raise InvalidInput(text, reason="URL_INVALID")
-    given = str(parts.query.get("options", ""))
-    engine = sa.create_engine(
-        parts.difference_update_query(["schema", "options"]),
-        connect_args={**POSTGRES_PARAMETERS, "options": f"{POSTGRES_OPTIONS.format(schema=schema)} {given}".strip()},
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=POOL_TIMEOUT_S,
-        pool_pre_ping=True,
-    )
-    return engine, schema
-
-
-def _tame_sqlite(engine: sa.Engine) -> None:
-    """Let several processes share the file, and take the write lock when a transaction begins, not in its middle."""
-
-    @sa.event.listens_for(engine, "connect")
-    def _connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA busy_timeout=20000")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
 def _select(connection: sa.Connection, *where: Any) -> Any:
-    return connection.execute(sa.select(_resources).where(*where)).mappings().first()
+    return connection.execute(sa.select(resources).where(*where)).mappings().first()
 
 
 def _require(connection: sa.Connection, kind: str, name: str) -> Any:
-    row = _select(connection, _resources.c.kind == kind, _resources.c.name == name)
+    row = _select(connection, resources.c.kind == kind, resources.c.name == name)
     if row is None:
         raise NotFound(f"There is no {name}.", metadata={"name": name})
     return row
-
-
-def _record(row: Any, lease_token: str | None = None) -> Record:
-    """Return a row as a record; only the claimer's own record carries the lease."""
-    return Record(
-        kind=row["kind"],
-        name=row["name"],
-        version=row["version"],
-        sequence=row["sequence"],
-        document=orjson.loads(row["document"]),
-        create_time=_time(row["create_time_us"]),
-        update_time=_time(row["update_time_us"]),
-        due_time=_time(row["due_time_us"]) if row["due_time_us"] is not None else None,
-        lease_token=lease_token,
-    )
-
-
-def _event(row: Any) -> StoredEvent:
-    return StoredEvent(
-        row["sequence"], _time(row["create_time_us"]), row["type"], row["message"], row["level"], orjson.loads(row["data"])
-    )
-
-
-def _state(document: Document) -> str | None:
-    state = document.get("state")
-    return state if isinstance(state, str) else None
-
-
-def _dump(document: Any) -> str:
-    return orjson.dumps(document).decode()
-
-
-def _us(time: datetime | None) -> Any:
-    return None if time is None else int(time.timestamp() * 1_000_000)
-
-
-def _time(us: int) -> datetime:
-    return datetime.fromtimestamp(us / 1_000_000, UTC)
