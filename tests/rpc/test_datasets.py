@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import hashlib
 import json
+import statistics
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -209,3 +211,18 @@ async def test_a_split_that_is_no_division_is_refused(running: Running) -> None:
     code, info, request = await refused(running.files.FinalizeFile(finalize(file.name, train_fraction=0.5, test_fraction=0.6)))
     assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "SPLIT_INVALID")
     assert request.field_violations[0].field == "split"
+
+
+async def test_while_a_file_is_validated_other_calls_are_answered(tmp_path: Path) -> None:
+    program = await Running(tmp_path, max_file_bytes=16 << 20).start()
+    file = await program.upload(rows(60_000))
+    work = asyncio.ensure_future(program.files.FinalizeFile(finalize(file.name)))
+    waits_s = []
+    while not work.done():
+        begin_s = time.monotonic()
+        await program.files.GetFile(file_pb2.GetFileRequest(name=file.name))
+        waits_s.append(time.monotonic() - begin_s)
+    assert (await work).row_count == 60_000
+    await program.stop()
+    assert len(waits_s) > 20
+    assert statistics.median(waits_s) < 0.1, sorted(waits_s)[-5:]
