@@ -130,6 +130,8 @@ class Container:
 def unpacked(stream: BinaryIO, max_bytes: int = MAX_UNPACKED_BYTES) -> BinaryIO:
     """Return the stream, or what it unpacks to where it is packed with gzip."""
     head = stream.read(2)
+    while len(head) < 2 and (more := stream.read(2 - len(head))):  # a stream may give less than it was asked for
+        head += more
     if head != GZIP and stream.seekable():
         stream.seek(-len(head), io.SEEK_CUR)
         return stream
