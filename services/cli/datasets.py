@@ -1,6 +1,5 @@
 """`afina datasets`: make one of a file of chats, list them, look at one."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,10 @@ from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc
 
 from services.cli.call import Call, every, last, verb
 from services.cli.output import age
+from services.cli.uploading import upload
 from services.common.errors import InvalidInput
 from services.common.transport.grpc_client import Client
 
-CHUNK_BYTES = 1 << 20
-UPLOAD_TIMEOUT_S = 600.0
 FINALIZE_TIMEOUT_S = 300.0
 
 
@@ -39,8 +37,8 @@ async def create(call: Call, file: Path, seed: int, format: str, validation_file
     """Upload FILE (JSON, JSONL, also .gz; chats, or questions and answers of any known shape) and freeze it as a dataset."""
     split = _split(fractions, seed)
     files = call.client(file_pb2_grpc.FileServiceStub, "dataset")
-    validating = (await upload(files, call.parent, validation_file)).name if validation_file else ""
-    uploaded = await upload(files, call.parent, file)
+    validating = (await upload(files, call.parent, validation_file, call.err)).name if validation_file else ""
+    uploaded = await upload(files, call.parent, file, call.err)
     show(call, await finalize(files, uploaded.name, split, format, validating))
 
 
@@ -69,12 +67,6 @@ async def get(call: Call, dataset: str) -> None:
     show(call, await datasets.GetDataset(dataset_pb2.GetDatasetRequest(name=call.name("datasets", dataset))))
 
 
-async def upload(files: Client, parent: str, path: Path) -> file_pb2.File:
-    """Send a file's bytes. Raises: InvalidInput, OverLimit."""
-    uploaded: file_pb2.File = await files.CreateFile(_parts(parent, path), timeout_s=UPLOAD_TIMEOUT_S)
-    return uploaded
-
-
 async def finalize(
     files: Client, name: str, split: dataset_pb2.Split | None, format: str = "", validation_file: str = ""
 ) -> dataset_pb2.Dataset:
@@ -99,14 +91,6 @@ def show(call: Call, dataset: dataset_pb2.Dataset) -> None:
             "warnings": "\n".join(f"{w.field}: {w.description}" for w in dataset.warnings),
         },
     )
-
-
-async def _parts(parent: str, path: Path) -> AsyncIterator[file_pb2.CreateFileRequest]:
-    metadata = file_pb2.FileMetadata(parent=parent, display_name=path.name, purpose="fine-tune")
-    yield file_pb2.CreateFileRequest(metadata=metadata)
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            yield file_pb2.CreateFileRequest(chunk=chunk)
 
 
 def _split(fractions: dict[str, Any], seed: int) -> dataset_pb2.Split | None:

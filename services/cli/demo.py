@@ -37,6 +37,7 @@ from services.cli import (
     report_html,
     report_terminal,
     suites,
+    uploading,
 )
 from services.cli.call import Call, every, last, verb
 from services.cli.chat import client_of
@@ -156,7 +157,7 @@ async def upload(stage: Stage, reviews: Path) -> dataset_pb2.Dataset:
         known = await every(files.ListFiles, file_pb2.ListFilesRequest(parent=stage.call.parent), "files")
         found = next((file for file in known if file.sha256 == digest), None)
         act.is_reused = found is not None
-        file = found or await datasets.upload(files, stage.call.parent, reviews)
+        file = found or await uploading.upload(files, stage.call.parent, reviews)
         dataset = await datasets.finalize(files, file.name, dataset_pb2.Split(**SPLIT))
         rows = (dataset.train.row_count, dataset.validation.row_count, dataset.test.row_count)
         act.note = "{} rows train, {} validate, {} are held out".format(*rows)

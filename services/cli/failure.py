@@ -50,7 +50,9 @@ def as_text(error: errors.AfinaError) -> str:
     untold = [violation for violation in error.violations if violation.description not in error.message]
     lines += [f"  {violation.field}: {violation.description}" for violation in untold]
     if error.violation_count > len(error.violations):
-        lines.append(f"  … {error.violation_count} in all.")
+        listed = error.metadata.get("mistakes_file", "").rpartition("/")[2]
+        advice = f": `afina files content {listed}` lists them" if listed else ""
+        lines.append(f"  … {error.violation_count} in all{advice}.")
     return "\n".join(lines)
 
 

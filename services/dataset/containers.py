@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from services.dataset.faults import Fault
+from services.dataset.foreign import GZIP, foreign
 from services.dataset.json_text import Text, is_cut_short, parse_text
 from services.dataset.objects import MAX_RECORD_BYTES, Objects, Value, too_long
 
@@ -25,15 +26,6 @@ MAX_UNPACKED_BYTES = 1 << 30
 LINES, ARRAY, OBJECTS = "jsonl", "json", "objects"
 
 _BOM = b"\xef\xbb\xbf"
-_GZIP = b"\x1f\x8b"
-_FOREIGN = (
-    (b"\xff\xfe", "ENCODING_UNSUPPORTED", "The file is UTF-16 or UTF-32; save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW."),
-    (b"\xfe\xff", "ENCODING_UNSUPPORTED", "The file is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW."),
-    (_GZIP, "FILE_COMPRESSED", "The file is packed with gzip twice; unpack it once: gunzip FILE."),
-    (b"PK\x03\x04", "FILE_COMPRESSED", "The file is a zip archive; unpack it and upload the JSONL file in it."),
-    (b"\x28\xb5\x2f\xfd", "FILE_COMPRESSED", "The file is compressed with zstd; unpack it first: unzstd FILE."),
-    (b"PAR1", "FORMAT_UNSUPPORTED", "The file is Parquet; write it as JSONL, one chat a line."),
-)
 
 
 class _Unreadable(Exception):
@@ -115,7 +107,7 @@ class Container:
         while content := self._next_line():
             self._number += 1
             if self._number == 1:
-                if fault := _foreign(content):
+                if fault := foreign(content):
                     yield fault
                     return
                 content = content.removeprefix(_BOM)
@@ -138,11 +130,13 @@ class Container:
 def unpacked(stream: BinaryIO, max_bytes: int = MAX_UNPACKED_BYTES) -> BinaryIO:
     """Return the stream, or what it unpacks to where it is packed with gzip."""
     head = stream.read(2)
-    if head != _GZIP and stream.seekable():
+    while len(head) < 2 and (more := stream.read(2 - len(head))):  # a stream may give less than it was asked for
+        head += more
+    if head != GZIP and stream.seekable():
         stream.seek(-len(head), io.SEEK_CUR)
         return stream
     joined = io.BufferedReader(_Joined(head, stream), 1 << 16)
-    return joined if head != _GZIP else io.BufferedReader(_Gunzipped(joined, max_bytes), 1 << 18)
+    return joined if head != GZIP else io.BufferedReader(_Gunzipped(joined, max_bytes), 1 << 18)
 
 
 def begins_as_json(stream: BinaryIO, max_bytes: int = MAX_UNPACKED_BYTES) -> bool:
@@ -194,15 +188,6 @@ class _Gunzipped(io.RawIOBase):
             raise _Unreadable("FILE_TOO_LARGE", told)
         target[: len(data)] = data
         return len(data)
-
-
-def _foreign(head: bytes) -> Fault | None:
-    for magic, reason, description in _FOREIGN:
-        if head.startswith(magic):
-            return Fault(0, reason, description)
-    if b"\0" in head[:4]:
-        return Fault(0, "ENCODING_UNSUPPORTED", "The file is not UTF-8 text (it looks like UTF-16); save it as UTF-8.")
-    return None
 
 
 def _skip_line(stream: BinaryIO) -> int:

@@ -2,7 +2,7 @@
 
 Every row gets a sketch of 64 bytes: 64 minimum hashes of its 5-grams, one byte of each. Rows that agree in one of 21
 bands of three are compared: first their sketches, then, where these leave doubt, their words, which lie on disk. A pair
-at exactly 0.8 shares no band once in 3 million (0.488^21); tests/benchmarks/dataset_validation.py measures what is missed.
+at exactly 0.8 shares no band once in 3 million (0.488^21); tests/benchmarks/dataset.py measures what is missed.
 Where thousands share a band (a template), each is compared with its 32 neighbours only; and after MAX_VERIFIED pairs
 the sketches decide alone, rather merging two rows too many. Words that all rows share at their beginning are no overlap.
 

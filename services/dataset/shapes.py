@@ -56,10 +56,19 @@ def hinted_format(display_name: str) -> str:
 def read_shape(shape: str, value: dict[str, Any]) -> Chat | list[Flaw]:
     """Return the chat that an object of a shape holds, or everything that is wrong with it."""
     if not shape:
+        if around := _list_of_records(value):
+            told = f"Its field {cut(around)} holds the records; write them, one a line: jq -c '.{cut(around)}[]' FILE > NEW."
+            return [Flaw(around, "FORMAT_UNKNOWN", told)]
         keys = ", ".join(cut(key) for key in list(value)[:8])
         told = f"Its fields ({keys}) are of no shape that is known" if keys else "The object is empty"
         return [Flaw("", "FORMAT_UNKNOWN", f"{told}; write one of {', '.join(_EXAMPLES.values())}.")]
     return _READERS[shape](value)
+
+
+def _list_of_records(value: Mapping[str, Any]) -> str:
+    """Return the field of an object that was put around all records, as {"data": [...]}; empty where there is none."""
+    lists = (key for key, held in value.items() if isinstance(held, list) and held and isinstance(held[0], dict))
+    return next((key for key in lists if detect(value[key][0])), "")
 
 
 def example_of(shape: str) -> str:

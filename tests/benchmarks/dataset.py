@@ -1,21 +1,25 @@
-"""How fast an upload becomes a Dataset, in how much memory, and how many near rows the division misses.
+"""How fast an upload becomes a Dataset beside what people write, in how much memory, and how many near rows it misses.
 
-`python tests/benchmarks/dataset_validation.py [--megabytes 100]`. The floor is json.loads of the same lines: what it costs
-in Python to look at them at all. CPU-seconds are the process's own, so that other work on the machine counts little.
+    python tests/benchmarks/dataset.py [--megabytes 100] [--shapes short,long]
+
+The peers read the same file: `json.loads` of every line (what it costs in Python to look at it at all), pydantic's own JSON
+parser with a model of a chat, and Hugging Face `datasets` (load_dataset, a check of every row, a seeded division). None of
+them finds near rows, tells all mistakes or keeps labels in proportion; all of them come with the `peers` extra. CPU-seconds
+are those of the process and its children, so that other work on the machine counts little. `--megabytes 1000` takes minutes.
 """
 
 import argparse
 import gzip
 import json
+import os
 import random
 import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "proto" / "gen")]
@@ -65,26 +69,87 @@ def write(path: Path, shape: str, size_bytes: int) -> int:
 
 def measure(path: Path, how: str) -> dict[str, float]:
     """Do it in this process, which does nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = SIDES[how](path, Path(folder))
+        before_bytes = _peak_bytes()
+        begin_s = _cpu_s()
+        work()
+        spent_s = _cpu_s() - begin_s
+    return {"cpu_s": spent_s, "peak_mb": _peak_bytes() / 1e6, "added_mb": (_peak_bytes() - before_bytes) / 1e6}
+
+
+def _afina(path: Path, folder: Path) -> Callable[[], None]:
     from services.common.backends.object_store.local import LocalObjectStore
     from services.dataset.dataset import Dataset, Split
     from services.dataset.version import make_version
 
-    with tempfile.TemporaryDirectory() as folder:
-        store = LocalObjectStore(Path(folder))
+    store = LocalObjectStore(folder)
+    with path.open("rb") as stream:
+        upload = store.put("files", stream)
+
+    def work() -> None:
+        made = make_version(store, upload, Split())
+        assert isinstance(made, Dataset), made
+
+    return work
+
+
+def _json(path: Path, folder: Path) -> Callable[[], None]:
+    def work() -> None:
         with path.open("rb") as stream:
-            upload = store.put("files", stream) if how == "afina" else None
-        before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        begin_s = time.process_time()
-        if upload:
-            made = make_version(store, upload, Split())
-            assert isinstance(made, Dataset), made
-        else:
-            with path.open("rb") as stream:
-                for line in stream:
-                    json.loads(line)
-        spent_s = time.process_time() - begin_s
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"cpu_s": spent_s, "peak_mb": peak_bytes / 1e6, "added_mb": (peak_bytes - before_bytes) / 1e6}
+            for line in stream:
+                json.loads(line)
+
+    return work
+
+
+def _pydantic(path: Path, folder: Path) -> Callable[[], None]:
+    from pydantic import BaseModel, ConfigDict
+
+    class Message(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        role: Literal["system", "user", "assistant", "tool"]
+        content: str
+
+    class Chat(BaseModel):
+        messages: list[Message]
+
+    def work() -> None:
+        with path.open("rb") as stream:
+            for line in stream:
+                assert Chat.model_validate_json(line).messages[-1].role == "assistant"
+
+    return work
+
+
+def _datasets(path: Path, folder: Path) -> Callable[[], None]:
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    import datasets
+
+    datasets.disable_progress_bars()
+
+    def is_good(row: dict[str, Any]) -> bool:
+        messages = row["messages"]
+        return messages[-1]["role"] == "assistant" and all(m["role"] in ROLES and m["content"].strip() for m in messages)
+
+    def work() -> None:
+        loaded = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(folder))
+        assert len(loaded.filter(is_good)) == len(loaded)
+        loaded.train_test_split(test_size=0.2, seed=0)
+
+    return work
+
+
+ROLES = ("system", "user", "assistant", "tool")
+SIDES = {"afina": _afina, "json.loads": _json, "pydantic": _pydantic, "datasets": _datasets}
+
+
+def _cpu_s() -> float:
+    return sum(sum(resource.getrusage(whose)[:2]) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def missed(pair_count: int, *, is_template: bool) -> tuple[int, int]:
@@ -126,22 +191,21 @@ def main() -> None:
     if told.child:
         print(json.dumps(measure(Path(told.child[0]), told.child[1])))
         return
-    print(f"{'file':52} {'rows':>9} {'MB/CPU-s':>9} {'floor':>7} {'peak MB':>8} {'bytes/row':>9}")
+    print(f"load {os.getloadavg()[0]:.1f}")
+    print(f"{'file':50}{'rows':>10}  {'side':12}{'MB/CPU-s':>9}{'peak MB':>9}{'bytes/row':>10}{'CPU of ours':>12}")
     with tempfile.TemporaryDirectory() as folder:
         for shape in told.shapes.split(","):
-            path = Path(folder) / shape
+            path = Path(folder) / f"{shape}.jsonl"
             count = write(path, shape, told.megabytes * 1_000_000)
             size_mb = told.megabytes if shape == "gzip" else path.stat().st_size / 1e6
-            results = {}
-            for how in ["afina", "floor"] if shape not in ("array", "gzip") else ["afina"]:
-                command = [sys.executable, __file__, "--child", str(path), how]
-                results[how] = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-            ours, floor = results["afina"], results.get("floor")
-            speed = f"{size_mb / floor['cpu_s']:.1f}" if floor else "–"
-            row_bytes = ours["added_mb"] * 1e6 / count
-            print(
-                f"{SHAPES[shape]:52} {count:9,} {size_mb / ours['cpu_s']:9.1f} {speed:>7} {ours['peak_mb']:8.0f} {row_bytes:9.0f}"
-            )
+            ours_s = 0.0
+            for side in SIDES if shape in ("short", "long", "template") else ["afina"]:
+                command = [sys.executable, __file__, "--child", str(path), side]
+                done = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()[-1])
+                ours_s = ours_s or done["cpu_s"]
+                ratio, row_bytes = done["cpu_s"] / ours_s, done["added_mb"] * 1e6 / count
+                rates = f"{size_mb / done['cpu_s']:9.1f}{done['peak_mb']:9.0f}{row_bytes:10.0f}{ratio:11.2f}x"
+                print(f"{SHAPES[shape]:50}{count:10,}  {side:12}{rates}", flush=True)
             path.unlink()
     for is_template, name in ((False, "rows of their own"), (True, "rows of one template")):
         lost, count = missed(10_000, is_template=is_template)

@@ -1,66 +1,22 @@
-"""FileService and DatasetService as a client sees them: real gRPC on loopback, with a real store and a real database."""
+"""Finalising a file, and DatasetService, as a client sees them over real gRPC."""
 
 import asyncio
 import gzip
 import hashlib
 import json
+import statistics
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 import pytest_asyncio
-from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc
-from google.rpc import error_details_pb2, status_pb2
+from afina.v1 import dataset_pb2, file_pb2, file_pb2_grpc
 
-from services.common.backends.database.sql import SqlDatabase
-from services.common.backends.object_store.local import LocalObjectStore
 from services.common.errors import InvalidInput
 from services.common.transport.grpc_client import Client
-from services.common.transport.grpc_server import GrpcServer, registration
-from services.dataset.rpc import DatasetRpc, FileRpc
-from services.dataset.use_cases import Library
-
-PROJECT = "projects/default"
-
-
-class Running:
-    """A dataset program that serves, and clients of it."""
-
-    def __init__(self, folder: Path, max_file_bytes: int = 4 << 20) -> None:
-        self.store = LocalObjectStore(folder / "store")
-        self.library = Library(SqlDatabase(f"sqlite:///{folder}/dataset.db"), self.store, max_file_bytes)
-        self.server = GrpcServer(
-            "127.0.0.1:0",
-            [
-                registration(file_pb2_grpc, file_pb2, "FileService", FileRpc(self.library)),
-                registration(dataset_pb2_grpc, dataset_pb2, "DatasetService", DatasetRpc(self.library)),
-            ],
-        )
-
-    async def start(self) -> "Running":
-        """Serve."""
-        await self.server.start()
-        self.address = f"127.0.0.1:{self.server.port}"
-        self.channel = grpc.aio.insecure_channel(self.address)
-        self.files = file_pb2_grpc.FileServiceStub(self.channel)
-        self.datasets = dataset_pb2_grpc.DatasetServiceStub(self.channel)
-        return self
-
-    async def stop(self) -> None:
-        """Stop serving; what was kept stays."""
-        await self.channel.close()
-        await self.server.stop(0)
-        await self.library.database.close()
-
-    async def upload(self, content: bytes, name: str = "reviews.jsonl", purpose: str = "fine-tune") -> Any:
-        """Upload a file in chunks."""
-        return await self.files.CreateFile(messages(content, name, purpose))
-
-    async def read(self, name: str) -> bytes:
-        """Read a file back."""
-        return b"".join([part.chunk async for part in self.files.ReadFile(file_pb2.ReadFileRequest(name=name))])
+from tests.rpc.dataset_world import PROJECT, Running, finalize, named, questions, refused, rows
 
 
 @pytest_asyncio.fixture
@@ -69,55 +25,6 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     program = await Running(tmp_path).start()
     yield program
     await program.stop()
-
-
-async def messages(
-    content: bytes, name: str = "reviews.jsonl", purpose: str = "fine-tune", parent: str = PROJECT
-) -> AsyncIterator[file_pb2.CreateFileRequest]:
-    """An upload as it travels."""
-    metadata = file_pb2.FileMetadata(parent=parent, display_name=name, purpose=purpose)
-    yield file_pb2.CreateFileRequest(metadata=metadata)
-    for begin in range(0, len(content), 64 << 10):
-        yield file_pb2.CreateFileRequest(chunk=content[begin : begin + (64 << 10)])
-
-
-def rows(count: int, seed: int = 0) -> bytes:
-    """Labelled chats as a file."""
-    labels = ["positive", "negative"]
-    chats = [
-        {"messages": [{"role": "user", "content": f"review {seed} {i}"}, {"role": "assistant", "content": labels[i % 2]}]}
-        for i in range(count)
-    ]
-    return "".join(json.dumps(chat) + "\n" for chat in chats).encode()
-
-
-def finalize(name: str, **split: Any) -> file_pb2.FinalizeFileRequest:
-    """Ask for a Dataset."""
-    return file_pb2.FinalizeFileRequest(name=name, split=dataset_pb2.Split(**split) if split else None)
-
-
-async def refused(call: Any) -> tuple[grpc.StatusCode, Any, Any]:
-    """Await a call that is refused, and return its code, ErrorInfo and BadRequest."""
-    with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await call
-    info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    trailers = dict(refusal.value.trailing_metadata())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-    assert status.message == refusal.value.details()
-    for detail in status.details:
-        detail.Unpack(info) or detail.Unpack(request)
-    return refusal.value.code(), info, request
-
-
-async def test_an_upload_is_given_back_unchanged(running: Running) -> None:
-    content = bytes(range(256)) * 5_000
-    file = await running.upload(content)
-    assert (file.display_name, file.purpose, file.size_bytes) == ("reviews.jsonl", "fine-tune", len(content))
-    assert file.sha256 == hashlib.sha256(content).hexdigest()
-    assert file.name.startswith(f"{PROJECT}/files/file-")
-    assert file.create_time.seconds > 0
-    assert await running.read(file.name) == content
-    assert await running.files.GetFile(file_pb2.GetFileRequest(name=file.name)) == file
 
 
 async def test_a_file_becomes_a_dataset_with_its_split(running: Running) -> None:
@@ -168,16 +75,6 @@ async def test_another_split_is_another_dataset(running: Running) -> None:
     assert (seeded.split.train_fraction, seeded.split.seed) == (0.8, 5)
     assert [part.row_count for part in (halved.train, halved.validation, halved.test)] == [30, 0, 30]
     assert not halved.validation.HasField("artifact")
-
-
-def questions(count: int, first: int = 0) -> list[dict[str, str]]:
-    """Free-text rows that all differ."""
-    return [{"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, I believe."} for i in range(first, first + count)]
-
-
-def named(name: str, **fields: Any) -> file_pb2.FinalizeFileRequest:
-    """Ask for a Dataset with more than a split."""
-    return file_pb2.FinalizeFileRequest(name=name, **fields)
 
 
 async def test_the_same_rows_in_any_container_are_the_same_dataset(running: Running) -> None:
@@ -316,133 +213,16 @@ async def test_a_split_that_is_no_division_is_refused(running: Running) -> None:
     assert request.field_violations[0].field == "split"
 
 
-async def test_deleting_a_file_keeps_its_dataset(running: Running) -> None:
-    file = await running.upload(rows(60))
-    dataset = await running.files.FinalizeFile(finalize(file.name))
-    await running.files.DeleteFile(file_pb2.DeleteFileRequest(name=file.name))
-    assert (await refused(running.files.GetFile(file_pb2.GetFileRequest(name=file.name))))[0] == grpc.StatusCode.NOT_FOUND
-    assert (await refused(running.files.DeleteFile(file_pb2.DeleteFileRequest(name=file.name))))[0] == grpc.StatusCode.NOT_FOUND
-    assert await running.datasets.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset.name)) == dataset
-    assert running.store.read(dataset.train.artifact.key)
-
-
-@pytest.mark.parametrize(
-    ("name", "purpose", "parent", "reason", "fields"),
-    [
-        ("../x", "fine-tune", PROJECT, "FILE_INVALID", ["metadata.display_name"]),
-        ("", "batch", PROJECT, "FILE_INVALID", ["metadata.display_name", "metadata.purpose"]),
-        ("x", "fine-tune", "projects/../x", "NAME_INVALID", []),
-        ("x", "fine-tune", "", "NAME_INVALID", []),
-    ],
-)
-async def test_an_upload_with_wrong_metadata_is_refused_with_every_mistake(
-    running: Running, name: str, purpose: str, parent: str, reason: str, fields: list[str]
-) -> None:
-    code, info, request = await refused(running.files.CreateFile(messages(rows(10), name, purpose, parent)))
-    assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
-    assert [violation.field for violation in request.field_violations] == fields
-
-
-async def test_a_service_keeps_results_once_and_they_make_no_dataset(running: Running) -> None:
-    async def sent(parent: str = PROJECT) -> AsyncIterator[file_pb2.CreateFileRequest]:
-        metadata = file_pb2.FileMetadata(parent=parent, display_name="m.csv", purpose="fine-tune-results", request_id="job/m.csv")
-        yield file_pb2.CreateFileRequest(metadata=metadata)
-        yield file_pb2.CreateFileRequest(chunk=b"step,train_loss\n")
-
-    first = await running.files.CreateFile(sent())
-    assert (await running.files.CreateFile(sent())).name == first.name
-    assert (await running.files.CreateFile(sent("projects/other"))).name != first.name
-    assert await running.read(first.name) == b"step,train_loss\n"
-    code, info, _ = await refused(running.files.FinalizeFile(file_pb2.FinalizeFileRequest(name=first.name)))
-    assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PURPOSE_UNSUPPORTED")
-
-
-async def test_an_upload_without_bytes_is_refused(running: Running) -> None:
-    code, info, _ = await refused(running.upload(b""))
-    assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FILE_EMPTY")
-
-
-async def test_an_upload_begins_with_metadata_and_has_it_once(running: Running) -> None:
-    chunk = file_pb2.CreateFileRequest(chunk=b"x")
-    metadata = file_pb2.CreateFileRequest(metadata=file_pb2.FileMetadata(parent=PROJECT, display_name="x", purpose="fine-tune"))
-    cases: list[tuple[list[Any], str]] = [
-        ([], "METADATA_MISSING"),
-        ([chunk], "METADATA_MISSING"),
-        ([metadata, chunk, metadata], "METADATA_REPEATED"),
-    ]
-    for sent, reason in cases:
-        code, info, _ = await refused(running.files.CreateFile(iter(sent)))
-        assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
-
-
-async def test_an_upload_over_the_limit_is_refused_and_leaves_nothing(running: Running) -> None:
-    code, info, _ = await refused(running.upload(b"x" * ((4 << 20) + 1)))
-    assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "FILE_TOO_LARGE")
-    assert info.metadata["max_file_bytes"] == str(4 << 20)
-    assert list(running.store.list("files/")) == []
-    assert (await running.upload(b"x" * (4 << 20))).size_bytes == 4 << 20
-
-
-@pytest.mark.parametrize("attempt", range(5))  # how a cut shows is a race inside gRPC
-async def test_an_upload_that_breaks_off_leaves_nothing(running: Running, attempt: int) -> None:
-    begun = asyncio.Event()
-
-    async def endless() -> AsyncIterator[file_pb2.CreateFileRequest]:
-        async for message in messages(rows(100)):
-            yield message
-        begun.set()
-        await asyncio.Event().wait()
-
-    call = running.files.CreateFile(endless())
-    await begun.wait()
-    call.cancel()
-    assert await call.code() == grpc.StatusCode.CANCELLED
-    await running.upload(rows(10), name="whole.jsonl")
-    files = await running.files.ListFiles(file_pb2.ListFilesRequest(parent=PROJECT))
-    assert [file.display_name for file in files.files] == ["whole.jsonl"]
-    assert len(list(running.store.list("files/"))) == 1
-
-
-async def test_lists_go_page_by_page_newest_first_and_stay_inside_the_project(running: Running) -> None:
-    for i in range(5):
-        await running.upload(rows(10, seed=i), name=f"{i}.jsonl")
-    await running.files.CreateFile(messages(rows(10), parent="projects/other"))
-    names, token = [], ""
-    for _ in range(3):
-        request = file_pb2.ListFilesRequest(parent=PROJECT, page_size=2, page_token=token)
-        page = await running.files.ListFiles(request)
-        names += [file.display_name for file in page.files]
-        token = page.next_page_token
-    assert names == ["4.jsonl", "3.jsonl", "2.jsonl", "1.jsonl", "0.jsonl"]
-    assert token == ""
-
-
-@pytest.mark.parametrize("name", ["projects/default/files/../x", "files/x", "", "projects/default/datasets/x"])
-async def test_a_name_of_another_form_is_refused(running: Running, name: str) -> None:
-    code, info, _ = await refused(running.files.GetFile(file_pb2.GetFileRequest(name=name)))
-    assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "NAME_INVALID")
-
-
-async def test_what_is_not_there_is_not_found(running: Running) -> None:
-    name = f"{PROJECT}/files/file-000000000000000000000000"
-    request = dataset_pb2.GetDatasetRequest(name=f"{PROJECT}/datasets/ds-000000000000000000000000")
-    for call in (
-        running.files.GetFile(file_pb2.GetFileRequest(name=name)),
-        running.files.FinalizeFile(finalize(name)),
-        running.datasets.GetDataset(request),
-    ):
-        assert (await refused(call))[0] == grpc.StatusCode.NOT_FOUND
-    with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await running.read(name)
-    assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
-
-
-async def test_a_program_that_starts_again_has_lost_nothing(tmp_path: Path) -> None:
-    first = await Running(tmp_path).start()
-    file = await first.upload(rows(60))
-    dataset = await first.files.FinalizeFile(finalize(file.name))
-    await first.stop()
-    second = await Running(tmp_path).start()
-    assert await second.datasets.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset.name)) == dataset
-    assert await second.read(file.name) == rows(60)
-    await second.stop()
+async def test_while_a_file_is_validated_other_calls_are_answered(tmp_path: Path) -> None:
+    program = await Running(tmp_path, max_file_bytes=16 << 20).start()
+    file = await program.upload(rows(60_000))
+    work = asyncio.ensure_future(program.files.FinalizeFile(finalize(file.name)))
+    waits_s = []
+    while not work.done():
+        begin_s = time.monotonic()
+        await program.files.GetFile(file_pb2.GetFileRequest(name=file.name))
+        waits_s.append(time.monotonic() - begin_s)
+    assert (await work).row_count == 60_000
+    await program.stop()
+    assert len(waits_s) > 20
+    assert statistics.median(waits_s) < 0.1, sorted(waits_s)[-5:]
