@@ -65,7 +65,8 @@ class RouteTable:
             with contextlib.suppress(Unavailable):  # the database is away; the old table is the best there is
                 await self.refresh()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stale.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):  # wait_for of Python 3.11 can lose a cancellation
+                    await self._stale.wait()
             self._stale.clear()
 
     async def refresh(self) -> None:

@@ -71,7 +71,8 @@ class Readiness:
             task = self._asking[name] = asyncio.ensure_future(check())  # type: ignore[arg-type]
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
         try:
-            await asyncio.wait_for(asyncio.shield(task), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await asyncio.shield(task)
         except TimeoutError:
             return f"It does not answer within {self._timeout_s:g} s."
         except AfinaError as error:

@@ -206,7 +206,8 @@ class SqlDatabase(Database):
     async def woken(self, kind: str, timeout_s: float) -> None:
         """See the port."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wakings[kind].wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._wakings[kind].wait()
         self._wakings[kind].clear()
 
     async def census(self, kind: str, now: datetime) -> Census:
@@ -295,7 +296,8 @@ class SqlDatabase(Database):
         """Run a transaction in a thread. Raises: Unavailable (also where it is late; it may be carried out all the same)."""
         working = asyncio.get_running_loop().run_in_executor(self._executor, self._transact, transaction)
         try:
-            return await asyncio.wait_for(working, self._answer_timeout_s)
+            async with asyncio.timeout(self._answer_timeout_s):  # wait_for of Python 3.11 can lose a cancellation
+                return await working
         except TimeoutError as error:
             told = f"The database does not answer within {self._answer_timeout_s:g} s."
             raise Unavailable(told, reason="DATABASE_UNAVAILABLE") from error
