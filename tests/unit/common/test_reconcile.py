@@ -185,6 +185,17 @@ async def test_a_step_that_waits_for_another_program_is_told_once_for_each_thing
     assert [line.message for line in caplog.records] == ["step failed", "step failed", "the step works again"]
 
 
+async def test_a_call_that_is_cancelled_ends_though_its_answer_comes_at_the_same_moment(flaky: Flaky) -> None:
+    await flaky.create("thing", "a", {})
+    flaky._answer_timeout_s = 30.0  # as on PostgreSQL
+    calling = asyncio.create_task(flaky.get("thing", "a"))
+    await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=0)  # it is under way
+    flaky._executor.submit(lambda: None).result(10)  # its answer is there, and the loop has not looked yet
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+
+
 async def _has_counted(database: SqlDatabase) -> bool:
     return (await database.get("thing", "a")).document == {"n": 3}
 
