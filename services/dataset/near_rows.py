@@ -125,7 +125,8 @@ class _Links:
         if len(self._parents) < 2:
             return
         keys = self._keys(band)
-        order = np.lexsort((self._keys((band + 1) % BANDS), keys))
+        both = keys.astype(np.uint64) << np.uint64(8 * BAND_BYTES) | self._keys((band + 1) % BANDS)
+        order = np.argsort(both, kind="stable")  # the same rows in the same order on every machine
         ordered = keys[order]
         begins = np.arange(len(order))
         for distance in range(1, NEIGHBOURS + 1):

@@ -118,6 +118,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(running: Running, attemp
     files = await running.files.ListFiles(file_pb2.ListFilesRequest(parent=PROJECT))
     assert [file.display_name for file in files.files] == ["whole.jsonl"]
     assert len(list(running.store.list("files/"))) == 1
+    assert list((running.store.root / ".staging").iterdir()) == []
 
 
 async def test_lists_go_page_by_page_newest_first_and_stay_inside_the_project(running: Running) -> None:

@@ -1,5 +1,6 @@
 """A version of records: the same bytes are the same version, and a file is accepted or refused as a whole."""
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -205,3 +206,23 @@ def test_a_file_of_no_records_is_refused(store: ObjectStore, content: bytes) -> 
 def test_a_split_that_leaves_no_row_to_train_is_refused(store: ObjectStore) -> None:
     with pytest.raises(InvalidInput, match="none would train"):
         version_of(store, jsonl(rows(60)), Split(0.001, 0.0, 0.999))
+
+
+def test_tools_calls_names_and_weight_0_are_in_the_rows_that_train(store: ObjectStore) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Riga"}'}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    written = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Is day {i} warm in Riga?", "name": "ann"},
+                {"role": "assistant", "tool_calls": [call]},
+                {"role": "tool", "content": f"{i} degrees", "tool_call_id": "c1"},
+                {"role": "assistant", "content": "Let me think.", "weight": 0},
+                {"role": "assistant", "content": f"It has {i} degrees."},
+            ],
+            "tools": [tool],
+        }
+        for i in range(12)
+    ]
+    for content in (jsonl(written), json.dumps(written, indent=1).encode(), gzip.compress(jsonl(written))):
+        assert lines_of(store, version_of(store, content).train) == written
