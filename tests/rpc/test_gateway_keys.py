@@ -181,7 +181,7 @@ async def test_the_program_finishes_its_streams_when_it_is_stopped(tmp_path: Pat
             sys.executable, "-m", "services.gateway", env=environment, stderr=asyncio.subprocess.DEVNULL
         )
         try:
-            await eventually(lambda: inference.watchers, timeout_s=30)
+            await eventually(lambda: inference.watchers and (tmp_path / "api-key").exists(), timeout_s=30)
             secret = (tmp_path / "api-key").read_text().strip()
             async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{http}/v1", api_key=secret) as client:
                 upstream.gate.clear()
