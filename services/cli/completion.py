@@ -20,12 +20,16 @@ from afina.v1 import (
     endpoint_pb2_grpc,
     evaluation_pb2,
     evaluation_pb2_grpc,
+    file_pb2,
+    file_pb2_grpc,
     fine_tuning_job_pb2,
     fine_tuning_job_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
     suite_pb2,
     suite_pb2_grpc,
+    sweep_pb2,
+    sweep_pb2_grpc,
 )
 from click.shell_completion import CompletionItem, get_completion_class
 
@@ -66,6 +70,8 @@ COLLECTIONS = {
         fine_tuning_job_pb2.ListFineTuningJobsRequest,
         "fine_tuning_jobs",
     ),
+    "file": Collection("dataset", file_pb2_grpc.FileServiceStub, "ListFiles", file_pb2.ListFilesRequest, "files"),
+    "sweep": Collection("trainer", sweep_pb2_grpc.SweepServiceStub, "ListSweeps", sweep_pb2.ListSweepsRequest, "sweeps"),
     "suite": Collection("evaluator", suite_pb2_grpc.SuiteServiceStub, "ListSuites", suite_pb2.ListSuitesRequest, "suites"),
     "evaluation": Collection(
         "evaluator",

@@ -82,6 +82,9 @@ IN_PROJECT = ({"parent": PARENT},)
 JOB = {"baseModel": "tiny", "dataset": "{dataset}", "suffix": "foreign"}
 SUITE = {"dataset": "{dataset}", "labels": ["yes", "no"], "prompts": [{"id": "plain", "method": "METHOD_GENERATE"}]}
 EVALUATION = {"suite": "{suite}", "subjects": [{"model": "{base}"}]}
+UPLOAD = {"displayName": "b.jsonl", "purpose": "fine-tune", "sizeBytes": str(len(ROWS))}
+SWEEP = {"dataset": "{dataset}", "baseModel": "tiny", "recipes": [{"rank": 8}, {"rank": 16}]}
+QUESTION = {"model": "tiny", "messages": [{"role": "ROLE_USER", "content": [{"text": "Is 3 even?"}]}]}
 JOB_MISTAKES = frozenset({"fine_tuning_job.base_model", "fine_tuning_job.training_file", "fine_tuning_job.suffix"})
 
 CALLS = (
@@ -98,6 +101,12 @@ CALLS = (
     Asked("dataset", "DatasetService/ListDatasets", IN_PROJECT),
     Asked("dataset", "DatasetService/ListDatasets", ({"parent": PARENT, "pageSize": 5000},), code="invalid_argument",
           reason="PAGE_SIZE_INVALID"),
+    Asked("dataset", "UploadService/CreateUpload", ({"parent": PARENT, "upload": UPLOAD},), {"upload": "name"}),
+    Asked("dataset", "UploadService/AddUploadPart", ({"name": "{upload}"}, chunk(ROWS[:5000]), chunk(ROWS[5000:])),
+          {"part": "name"}, {"sizeBytes": str(len(ROWS))}),
+    Asked("dataset", "UploadService/CompleteUpload", ({"name": "{upload}", "partIds": ["none"]},), code="invalid_argument"),
+    Asked("dataset", "UploadService/GetUpload", ({"name": "{upload}"},), gives={"state": "STATE_PENDING"}),
+    Asked("dataset", "UploadService/CancelUpload", ({"name": "{upload}"},), gives={"state": "STATE_CANCELLED"}),
     # inference
     Asked("inference", "CatalogueService/CreateCatalogueEntry",
           ({"catalogueEntryId": "tiny", "catalogueEntry": {"manifestKey": "{manifest}", "aliases": ["gpt-4"]}},),
@@ -127,6 +136,17 @@ CALLS = (
     Asked("trainer", "FineTuningJobService/CancelFineTuningJob", ({"name": "{job}"},), code="failed_precondition",
           reason="WRONG_STATE"),
     Asked("trainer", "FineTuningJobService/ListFineTuningJobEvents", ({"name": "{job}"},)),
+    Asked("trainer", "TokenCountService/CreateTokenCount",
+          ({"parent": PARENT, "tokenCount": {"dataset": "{dataset}", "baseModel": "tiny"}},), {"count": "name"}),
+    Asked("trainer", "TokenCountService/GetTokenCount", ({"name": "{count}"},), gives={"dataset": "{dataset}"}),
+    Asked("trainer", "TokenCountService/ListTokenCounts", IN_PROJECT),
+    Asked("trainer", "SweepService/CreateSweep", ({"parent": PARENT, "sweep": SWEEP},), {"sweep": "name"}),
+    Asked("trainer", "SweepService/CreateSweep", ({"parent": PARENT, "sweep": {"dataset": "{dataset}", "baseModel": "tiny"}},),
+          code="invalid_argument", fields=frozenset({"sweep.recipes"})),
+    Asked("trainer", "SweepService/GetSweep", ({"name": "{sweep}"},), gives={"baseModel": "tiny"}),
+    Asked("trainer", "SweepService/ListSweeps", IN_PROJECT),
+    Asked("trainer", "SweepService/CancelSweep", ({"name": "{sweep}"},), gives={"state": "STATE_CANCELLING"}),
+    Asked("trainer", "SweepService/WatchSweep", ({"name": "{sweep}"},)),
     Asked("trainer", "WorkerService/ReportProgress", ({"name": "{job}", "attempt": 1},), code="unauthenticated"),
     # evaluator
     Asked("evaluator", "SuiteService/CreateSuite", ({"parent": PARENT, "suiteId": "parity", "suite": SUITE},), {"suite": "name"}),
@@ -142,7 +162,9 @@ CALLS = (
           reason="ATTEMPT_UNKNOWN"),
     Asked("inference", "EndpointService/PromoteEndpoint",
           ({"name": "{endpoint}", "model": f"{PARENT}/models/none", "evaluation": "{evaluation}"},), code="not_found"),
-    # gateway
+    # gateway; an answer of a model is asked for in test_generation.py
+    Asked("gateway", "GenerationService/Generate", (QUESTION,), code="unauthenticated", reason="API_KEY_MISSING"),
+    Asked("gateway", "GenerationService/StreamGenerate", (QUESTION,), code="unauthenticated", reason="API_KEY_MISSING"),
     Asked("gateway", "ApiKeyService/CreateApiKey", ({"parent": PARENT, "displayName": "foreign", "ttl": "3600s"},),
           {"key": "apiKey"}),
     Asked("gateway", "ApiKeyService/ListApiKeys", IN_PROJECT),

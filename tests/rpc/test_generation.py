@@ -1,6 +1,8 @@
 """GenerationService over real gRPC, beside the same gateway's HTTP: the same keys, names, limits and questions."""
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -314,3 +316,23 @@ async def test_a_client_without_our_protos_finds_the_service(gateway: RunningGat
         listed, file = [response async for response in stub.ServerReflectionInfo(iter(asked))]
     assert "afina.v1.GenerationService" in [service.name for service in listed.list_services_response.service]
     assert file.file_descriptor_response.file_descriptor_proto
+
+
+async def test_a_client_that_is_not_ours_is_answered_whole_and_in_pieces(gateway: RunningGateway) -> None:
+    program = Path(sys.executable).with_name("buf")
+    if not program.exists():
+        pytest.skip("needs buf: pip install buf-bin")
+    document = json_format.MessageToJson(asking("one two"))
+    header = f"authorization: Bearer {gateway.secret}"
+    told = {}
+    for method in ("Generate", "StreamGenerate"):
+        client = await asyncio.create_subprocess_exec(
+            program, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-H", header, "-d", document,
+            f"http://{gateway.grpc_address}/afina.v1.GenerationService/{method}",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, complaint = await client.communicate()
+        assert client.returncode == 0, complaint
+        told[method] = output.decode()
+    assert json.loads(told["Generate"])["choices"][0]["message"]["content"] == [{"text": "one two"}]
+    assert [text in told["StreamGenerate"] for text in ("one ", "two ", DIGEST)] == [True] * 3
