@@ -1,13 +1,62 @@
 """Doubles for what a real backend can't do on request: end a workload on cue, answer as told, stop the clock."""
 
+import hashlib
+import io
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
-from services.common.errors import InvalidInput, Unavailable
+from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
 from services.common.ports.launcher import Launcher, LaunchManifest, Observation, Workload, WorkloadState
 from services.common.ports.model_server import Activity, ModelServer
-from services.common.ports.object_store import ObjectStore
+from services.common.ports.object_store import Artifact, ObjectStore, key_parts
+
+
+class MemoryObjectStore(ObjectStore):
+    """Objects in memory, for thousands of schedules in a row."""
+
+    url = "memory://"
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+
+    def put(self, prefix: str, stream: BinaryIO) -> Artifact:
+        data = stream.read()
+        digest = hashlib.sha256(data).hexdigest()
+        key = f"{prefix}/{digest}"
+        self._objects.setdefault(self._checked(key), data)
+        return Artifact(key, len(data), digest)
+
+    def open(self, key: str) -> BinaryIO:
+        return io.BytesIO(self._found(key))
+
+    def head(self, key: str) -> int:
+        return len(self._found(key))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        if prefix.rstrip("/"):
+            key_parts(prefix.rstrip("/"))
+        yield from sorted(key for key in self._objects if key.startswith(prefix))
+
+    def commit(self, key: str, document: bytes) -> bool:
+        if self._checked(key) in self._objects:
+            return False
+        self._objects[key] = bytes(document)
+        return True
+
+    def delete(self, key: str) -> None:
+        self._objects.pop(self._checked(key), None)
+
+    def _found(self, key: str) -> bytes:
+        try:
+            return self._objects[self._checked(key)]
+        except KeyError as error:
+            raise ArtifactNotFound(f"The object store has no {key}.", metadata={"key": key}) from error
+
+    @staticmethod
+    def _checked(key: str) -> str:
+        key_parts(key)
+        return key
 
 
 class ScriptedLauncher(Launcher):
