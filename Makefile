@@ -25,6 +25,7 @@ status: venv ## say which programs run
 	@$(BIN)/afina status
 
 test: dev check ## everything that CI runs: check, then all other tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 tests/simulation
 	$(BIN)/python -m pytest tests/contract tests/learning tests/e2e
 
 check: dev ## format, lint, types, import contracts, proto drift, unit and rpc tests

@@ -9,8 +9,11 @@ PROGRAMS = ("dataset", "trainer", "trainer.worker", "evaluator", "evaluator.work
 
 def test_each_program_checks_itself_without_settings_and_leaves() -> None:
     pipe, root = subprocess.PIPE, Path(__file__).parents[2]
+    bare = {"PYTHONPATH": f"{root}:{root / 'proto' / 'gen'}"}  # this tree, whichever is installed
     started = {
-        name: subprocess.Popen([sys.executable, "-m", f"services.{name}", "--check"], cwd=root, env={}, stdout=pipe, stderr=pipe)
+        name: subprocess.Popen(
+            [sys.executable, "-m", f"services.{name}", "--check"], cwd=root, env=bare, stdout=pipe, stderr=pipe
+        )
         for name in PROGRAMS
     }
     said = {name: process.communicate() for name, process in started.items()}
