@@ -41,7 +41,8 @@ format: dev ## put the code in form
 	$(BIN)/ruff check --fix .
 
 bench: dev ## measure beside the peers (minutes; an idle machine)
-	@for file in tests/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@$(BIN)/pip install -q -e '.[peers]'
+	@for name in $(basename $(notdir $(wildcard tests/benchmarks/*.py))); do echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; done
 
 proto: dev ## generate proto/gen from proto/afina
 	@$(call generate,proto/gen)

