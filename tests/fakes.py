@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
 from services.common.ports.launcher import Launcher, LaunchManifest, Observation, Workload, WorkloadState
 from services.common.ports.model_server import Activity, ModelServer
-from services.common.ports.object_store import Artifact, ObjectStore, key_parts
+from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore, key_parts
 
 
 class MemoryObjectStore(ObjectStore):
@@ -21,7 +21,7 @@ class MemoryObjectStore(ObjectStore):
         self._objects: dict[str, bytes] = {}
 
     def put(self, prefix: str, stream: BinaryIO) -> Artifact:
-        data = stream.read()
+        data = b"".join(iter(lambda: stream.read(CHUNK_BYTES), b""))
         digest = hashlib.sha256(data).hexdigest()
         key = f"{prefix}/{digest}"
         self._objects.setdefault(self._checked(key), data)
