@@ -95,6 +95,8 @@ async def update_entry(inference: Inference, given: Entry, fields: frozenset[str
         holder = await entry_of(inference, base.name)
         if holder is not None:
             raise AlreadyExists(f"These weights are {holder.name} already.", metadata={"holder": holder.name})
+        if old.chat_template:  # declared here and nowhere else: it would be lost with the entry's old weights
+            await _require_unused(inference, old, "they need its chat template: import the new weights under another name")
     elif new.chat_template != old.chat_template:
         await _require_unused(inference, old, "its chat template stays: they were trained with it")
     await reserve(inference, new)

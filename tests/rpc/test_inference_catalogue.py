@@ -191,3 +191,13 @@ async def test_what_is_no_template_and_one_that_the_base_does_not_need_are_refus
     with pytest.raises(errors.InvalidInput) as refused:
         await world.add_base(chat_template=template)
     assert [violation.reason for violation in refused.value.violations] == [reason]
+
+
+async def test_a_declared_template_that_models_need_keeps_its_weights(world: World) -> None:
+    await world.add_base(world.put_base(chat_template__jinja=b""))
+    await world.update("chat_template", chat_template=TEMPLATE)
+    adapter = await world.add_adapter()
+    with pytest.raises(errors.WrongState, match="import the new weights under another name") as refused:
+        await world.update("manifest_key", manifest_key=world.put_base("other"))
+    assert refused.value.reason == "BASE_IN_USE"
+    assert (await world.get(adapter.name)).chat_template == TEMPLATE
