@@ -84,6 +84,11 @@ class Evaluation:
         """Where its result is committed; one for all attempts, so only one can win."""
         return f"evaluations/{self.id}/manifest.json"
 
+    @property
+    def kept_prefix(self) -> str:
+        """Under which its attempts keep what was answered, until it ends."""
+        return f"evaluations/{self.id}/kept/"
+
     def spec_key(self, attempt: int) -> str:
         """Where an attempt's spec is."""
         return f"evaluations/{self.id}/spec-{attempt}.json"

@@ -342,6 +342,25 @@ async def test_a_cancelled_evaluation_stops_its_worker_and_stays_cancelled(world
         await world.evaluations.CancelEvaluation(pb.CancelEvaluationRequest(name=created.name))
 
 
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "CANCELLED"])
+async def test_what_attempts_kept_of_their_answers_goes_when_an_evaluation_ends(world: World, state: str) -> None:
+    created = await world.create()
+    await world.move(created.name, "RUNNING")
+    folder, other = f"evaluations/{id_of(created.name)}", "evaluations/another/kept/0-0"
+    for key in (f"{folder}/kept/0-0", f"{folder}/kept/0-64", other):
+        world.store.commit(key, b"[]")
+    if state == "SUCCEEDED":  # by a worker that was killed before it could tidy up
+        world.commit_result(created.name)
+    elif state == "FAILED":
+        world.give_up(created.name, 1, 64, "ROWS_INVALID", "No.")
+    else:
+        await world.evaluations.CancelEvaluation(pb.CancelEvaluationRequest(name=created.name))
+    await world.move(created.name, state)
+    assert list(world.store.list(f"{folder}/kept/")) == []
+    assert list(world.store.list("evaluations/another/")) == [other]
+    assert world.store.read(f"{folder}/spec-1.json")
+
+
 async def test_an_evaluation_that_waits_can_be_cancelled(world: World) -> None:
     created = await world.create()
     await world.evaluations.CancelEvaluation(pb.CancelEvaluationRequest(name=created.name))
