@@ -27,7 +27,8 @@ MOVES: dict[str, tuple[str, ...]] = {
 class Subject:
     """A model as it was when the evaluation was created, and the prompts that it is asked with.
 
-    `base` is the manifest_key and digest of the base whose tokenizer and template it uses: its own, for a base.
+    `base` is the manifest_key and digest of the base whose tokenizer and template it uses: its own, for a base; with the
+    chat_template that the catalogue declares for it, empty where its own files have one.
     """
 
     model: str

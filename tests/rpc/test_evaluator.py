@@ -168,7 +168,7 @@ async def test_a_worker_gets_one_spec_one_token_and_a_key_that_ends_with_the_eva
     assert spec["evaluation"] == created.name
     assert spec["subjects"][1] == {
         "model": TUNED, "prompts": ["zero-shot"], "digest": "a" * 64, "public_id": "ft:tiny:default::1",
-        "base": {"manifest_key": "manifests/bases/tiny.json", "digest": "b" * 64}, "has_choice": False,
+        "base": {"manifest_key": "manifests/bases/tiny.json", "digest": "b" * 64, "chat_template": ""}, "has_choice": False,
     }  # fmt: skip
     assert [criterion["kind"] for criterion in spec["suite"]["criteria"]] == ["classification", "exact_match"]
     assert (spec["suite"]["part"], spec["dataset"]["choosing"]) == ("test", {})
