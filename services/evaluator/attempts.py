@@ -228,9 +228,18 @@ async def _cancel(evaluator: Evaluator, current: Evaluation) -> Change:
 
 
 async def _end(evaluator: Evaluator, ended: Evaluation, message: str, level: str) -> Change:
-    """End, and revoke the keys of all attempts; one that can't be revoked now ends by itself within hours."""
+    """End, revoke the keys of all attempts, and remove what they kept of their answers. Idempotent.
+
+    A key that can't be revoked now ends by itself within hours; answers don't, so without a store the end waits.
+    """
     await _revoke_all(evaluator, ended)
+    await asyncio.to_thread(_forget_answers, evaluator, ended)
     return Change(ended.to_document(), None, [_state_event(ended, message, level)])
+
+
+def _forget_answers(evaluator: Evaluator, ended: Evaluation) -> None:
+    for key in list(evaluator.store.list(ended.kept_prefix)):
+        evaluator.store.delete(key)
 
 
 async def _revoke_all(evaluator: Evaluator, current: Evaluation) -> None:

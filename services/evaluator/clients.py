@@ -39,7 +39,7 @@ class Peers:
         return Questions(found.digest, train, validation, test, dict(found.label_counts))
 
     async def subject(self, asked: Subject, project: str) -> Subject:
-        """Return a subject with the model's full name, digest, public id and base. Raises: NotFound, InvalidInput."""
+        """Return a subject with the model's full name, digest, public id, base and template. Raises: NotFound, InvalidInput."""
         parent = f"projects/{project}"
         model = await self._models.GetModel(model_pb2.GetModelRequest(name=asked.model, parent=parent))
         if model.name.startswith("projects/") and not model.name.startswith(f"{parent}/"):
@@ -56,7 +56,7 @@ class Peers:
             model=model.name,
             digest=model.digest,
             public_id=model.public_id,
-            base={"manifest_key": base.manifest_key, "digest": base.digest},
+            base={"manifest_key": base.manifest_key, "digest": base.digest, "chat_template": base.chat_template},
         )
 
     async def create_key(self, project: str, display_name: str) -> Key:

@@ -27,7 +27,8 @@ MOVES: dict[str, tuple[str, ...]] = {
 class Subject:
     """A model as it was when the evaluation was created, and the prompts that it is asked with.
 
-    `base` is the manifest_key and digest of the base whose tokenizer and template it uses: its own, for a base.
+    `base` is the manifest_key and digest of the base whose tokenizer and template it uses: its own, for a base; with the
+    chat_template that the catalogue declares for it, empty where its own files have one.
     """
 
     model: str
@@ -83,6 +84,11 @@ class Evaluation:
     def manifest_key(self) -> str:
         """Where its result is committed; one for all attempts, so only one can win."""
         return f"evaluations/{self.id}/manifest.json"
+
+    @property
+    def kept_prefix(self) -> str:
+        """Under which its attempts keep what was answered, until it ends."""
+        return f"evaluations/{self.id}/kept/"
 
     def spec_key(self, attempt: int) -> str:
         """Where an attempt's spec is."""

@@ -80,19 +80,23 @@ class Believed:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: OrderedDict[str, tuple[float, ApiKey | None]] = OrderedDict()
+        self.revocations = 0  # so far; an answer that was asked for before one of them may be what it was before
 
     def get(self, secret_sha256: str) -> tuple[bool, ApiKey | None]:
         """Return whether there is an answer, and the answer: a key, or None for a hash that no key has."""
         until, key = self._known.get(secret_sha256, (0.0, None))
         return self._clock() < until, key
 
-    def put(self, secret_sha256: str, key: ApiKey | None) -> None:
-        """Believe an answer for a while; the oldest are forgotten first."""
+    def put(self, secret_sha256: str, key: ApiKey | None, revocations: int) -> None:
+        """Believe an answer for a while, unless a key was revoked since it was asked for; the oldest are forgotten first."""
+        if revocations != self.revocations:
+            return
         self._known[secret_sha256] = (self._clock() + BELIEVED_S, key)
         self._known.move_to_end(secret_sha256)
         while len(self._known) > MAX_BELIEVED:
             self._known.popitem(last=False)
 
     def forget(self, secret_sha256: str) -> None:
-        """Ask the database next time."""
+        """Ask the database next time, since a key was revoked."""
+        self.revocations += 1
         self._known.pop(secret_sha256, None)

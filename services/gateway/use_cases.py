@@ -56,8 +56,8 @@ async def delete_key(context: Keys, name: str) -> None:
     secret_sha256 = record.document["secret_sha256"]
     with contextlib.suppress(NotFound):
         await context.database.delete(await context.database.get(keys.HASH_KIND, secret_sha256))
+    context.believed.forget(secret_sha256)  # as soon as it is no key any more, whatever becomes of its listing
     await context.database.delete(record)
-    context.believed.forget(secret_sha256)
 
 
 async def authenticate(context: Keys, secret: str) -> ApiKey:
@@ -99,11 +99,12 @@ async def _known(context: Keys, secret_sha256: str) -> ApiKey | None:
     is_known, key = context.believed.get(secret_sha256)
     if is_known:
         return key
+    revocations = context.believed.revocations
     try:
         key = ApiKey.from_document((await context.database.get(keys.HASH_KIND, secret_sha256)).document)
     except NotFound:
         key = None
-    context.believed.put(secret_sha256, key)
+    context.believed.put(secret_sha256, key, revocations)
     return key
 
 

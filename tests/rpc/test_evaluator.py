@@ -168,7 +168,7 @@ async def test_a_worker_gets_one_spec_one_token_and_a_key_that_ends_with_the_eva
     assert spec["evaluation"] == created.name
     assert spec["subjects"][1] == {
         "model": TUNED, "prompts": ["zero-shot"], "digest": "a" * 64, "public_id": "ft:tiny:default::1",
-        "base": {"manifest_key": "manifests/bases/tiny.json", "digest": "b" * 64}, "has_choice": False,
+        "base": {"manifest_key": "manifests/bases/tiny.json", "digest": "b" * 64, "chat_template": ""}, "has_choice": False,
     }  # fmt: skip
     assert [criterion["kind"] for criterion in spec["suite"]["criteria"]] == ["classification", "exact_match"]
     assert (spec["suite"]["part"], spec["dataset"]["choosing"]) == ("test", {})
@@ -340,6 +340,25 @@ async def test_a_cancelled_evaluation_stops_its_worker_and_stays_cancelled(world
     assert world.keys.live == {}
     with pytest.raises(errors.WrongState):
         await world.evaluations.CancelEvaluation(pb.CancelEvaluationRequest(name=created.name))
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "CANCELLED"])
+async def test_what_attempts_kept_of_their_answers_goes_when_an_evaluation_ends(world: World, state: str) -> None:
+    created = await world.create()
+    await world.move(created.name, "RUNNING")
+    folder, other = f"evaluations/{id_of(created.name)}", "evaluations/another/kept/0-0"
+    for key in (f"{folder}/kept/0-0", f"{folder}/kept/0-64", other):
+        world.store.commit(key, b"[]")
+    if state == "SUCCEEDED":  # by a worker that was killed before it could tidy up
+        world.commit_result(created.name)
+    elif state == "FAILED":
+        world.give_up(created.name, 1, 64, "ROWS_INVALID", "No.")
+    else:
+        await world.evaluations.CancelEvaluation(pb.CancelEvaluationRequest(name=created.name))
+    await world.move(created.name, state)
+    assert list(world.store.list(f"{folder}/kept/")) == []
+    assert list(world.store.list("evaluations/another/")) == [other]
+    assert world.store.read(f"{folder}/spec-1.json")
 
 
 async def test_an_evaluation_that_waits_can_be_cancelled(world: World) -> None:

@@ -14,10 +14,11 @@ from afina.v1 import evaluation_pb2 as pb
 from sacrebleu.metrics import BLEU, CHRF
 
 from services.common.backends.launcher.process import ProcessLauncher
+from services.common.ports.manifest import put_folder
 from services.evaluator.evaluation import KIND
 from tests.builders import chat, eventually
 from tests.fakes_upstream import ScriptedInference, ScriptedUpstream, running_gateway
-from tests.unit.evaluator.scripted_gateway import ScriptedGateway, words_of
+from tests.unit.evaluator.scripted_gateway import TEMPLATE, ScriptedGateway, save_tokenizer, words_of
 from tests.unit.evaluator.world import BASE, DATASET, LABELS, PARENT, TUNED, World, id_of, opened, prompts
 
 
@@ -113,6 +114,19 @@ async def test_the_real_worker_asks_scores_compares_and_publishes(tmp_path: Path
     assert sorted(message["content"] for message in few[0] if message["role"] == "assistant") == LABELS
     assert {key for _, _, key in gateway.requests} == {"Bearer afina-secret-1"}
     assert not list((tmp_path / "cache").glob("*/model.safetensors"))
+
+
+async def test_labels_are_scored_by_the_template_that_the_catalogue_declares(tmp_path: Path) -> None:
+    async with scripted_gateway().running() as gateway, with_worker(tmp_path, gateway) as world:
+        manifest = put_folder(world.store, "bases", save_tokenizer(tmp_path / "bare", None), "base", {})
+        world.store.commit("manifests/bases/bare.json", manifest.to_json())
+        base = world.models.models["base"]
+        base.manifest_key, base.chat_template = "manifests/bases/bare.json", TEMPLATE
+        created = await world.create(pb.Subject(model=BASE, prompts=["label-scored"]))
+        done = await ended(world, created.name)
+    assert done.state == pb.Evaluation.STATE_SUCCEEDED, done.error
+    asked_with = {words_of(body["prompt"]) for path, body, _ in gateway.requests if path == "/v1/completions"}
+    assert asked_with == {f"<|im_start|> user classify item {n} <|im_end|> <|im_start|> assistant" for n in range(9, 15)}
 
 
 async def test_the_real_worker_ends_where_another_model_answers(tmp_path: Path) -> None:

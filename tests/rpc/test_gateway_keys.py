@@ -16,8 +16,10 @@ from google.protobuf import duration_pb2
 
 from services.common.backends.database.sql import SqlDatabase
 from services.common.errors import InvalidInput, NotFound, Unauthenticated
+from services.common.ports.database import Record
 from services.common.transport.grpc_client import Client
-from services.gateway.use_cases import Keys, authenticate, ensure_first_key
+from services.gateway.keys import HASH_KIND
+from services.gateway.use_cases import Keys, authenticate, create_key, delete_key, ensure_first_key
 from tests.builders import eventually, free_port
 from tests.fakes_upstream import RunningGateway, ScriptedInference, ScriptedUpstream, running_gateway
 
@@ -83,6 +85,35 @@ async def test_a_revoked_key_is_refused_within_two_seconds(gateway: RunningGatew
         await ask(gateway, issued.secret)
     with pytest.raises(NotFound):
         await gateway.api_keys.DeleteApiKey(api_key_pb2.DeleteApiKeyRequest(name=issued.api_key.name))
+
+
+class SlowOnce(SqlDatabase):
+    """Tells what it found of the first key that is looked up when it is let."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.has_looked, self.may_tell = asyncio.Event(), asyncio.Event()
+
+    async def get(self, kind: str, name: str) -> Record:
+        record = await super().get(kind, name)
+        if kind == HASH_KIND and not self.has_looked.is_set():
+            self.has_looked.set()
+            await self.may_tell.wait()
+        return record
+
+
+async def test_a_look_that_was_under_way_when_its_key_was_revoked_does_not_keep_the_key_alive(tmp_path: Path) -> None:
+    database = SlowOnce(f"sqlite:///{tmp_path}/keys.db")
+    context = Keys(database)
+    record, secret = await create_key(context, PARENT, "", None, inference_only=False)
+    look = asyncio.create_task(authenticate(context, secret))
+    await database.has_looked.wait()
+    await delete_key(context, record.name)
+    database.may_tell.set()
+    await look  # it was asked before the key was revoked
+    with pytest.raises(Unauthenticated):
+        await authenticate(context, secret)
+    await database.close()
 
 
 async def test_a_key_that_another_replica_revoked_is_refused_within_two_seconds(gateway: RunningGateway, tmp_path: Path) -> None:

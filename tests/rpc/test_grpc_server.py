@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from afina.v1 import dataset_pb2, dataset_pb2_grpc
+from afina.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2, file_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -135,3 +135,31 @@ async def test_a_long_message_in_any_script_stays_within_the_trailers(client: Cl
 async def test_a_page_token_that_no_list_gave_is_refused_in_words(token: str) -> None:
     with pytest.raises(errors.InvalidInput):
         wire.page_of(0, token)
+
+
+class EndlessFiles(file_pb2_grpc.FileServiceServicer):
+    def __init__(self) -> None:
+        self.has_begun, self.was_cancelled = asyncio.Event(), asyncio.Event()
+
+    async def ReadFile(self, request: file_pb2.ReadFileRequest, context: object) -> AsyncIterator[file_pb2.ReadFileResponse]:
+        yield file_pb2.ReadFileResponse(chunk=b"x")
+        self.has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.was_cancelled.set()
+            raise
+
+
+async def test_a_stream_that_its_reader_closes_early_ends_the_servers_work() -> None:
+    endless = EndlessFiles()
+    server = GrpcServer("127.0.0.1:0", [registration(file_pb2_grpc, file_pb2, "FileService", endless)])
+    await server.start()
+    client = Client(file_pb2_grpc.FileServiceStub, f"127.0.0.1:{server.port}")
+    parts = client.ReadFile(file_pb2.ReadFileRequest(name="x"))
+    assert (await anext(parts)).chunk == b"x"
+    await endless.has_begun.wait()
+    await parts.aclose()
+    await asyncio.wait_for(endless.was_cancelled.wait(), 5)
+    await client.close()
+    await server.stop(0.1)

@@ -71,11 +71,14 @@ class Client:
             raise self._translate(error) from error
 
     async def _stream(self, call: Any, request: Any, timeout_s: float | None, metadata: Any) -> AsyncIterator[Any]:
+        streamed = call(request, timeout=timeout_s, metadata=_with_trace(metadata))
         try:
-            async for response in call(request, timeout=timeout_s, metadata=_with_trace(metadata)):
+            async for response in streamed:
                 yield response
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
+        finally:
+            streamed.cancel()  # where the caller stops reading, so does the server's work; a call that has ended stays as it is
 
     def _translate(self, error: grpc.aio.AioRpcError) -> errors.AfinaError:
         return translate(error, self.address)

@@ -25,7 +25,7 @@ from services.evaluator.worker.kept import Kept
 from services.evaluator.worker.prompts import Row, labelled, read_rows
 from services.evaluator.worker.publish import publish
 from services.evaluator.worker.questions import Asked, Questions, Stopped
-from services.evaluator.worker.spec import Spec
+from services.evaluator.worker.spec import Base, Spec
 from services.evaluator.worker.tokenizer import ChatTokenizer, fetch_tokenizer
 
 DONE, CRASHED, INVALID, STOPPED = 0, 1, 64, 75
@@ -112,9 +112,13 @@ def _lines(store: ObjectStore, artifact: Artifact) -> list[bytes]:
     return document.splitlines()
 
 
-def _tokenizers(told: Settings, store: ObjectStore, spec: Spec) -> dict[str, ChatTokenizer]:
-    manifests = {key: Manifest.from_json(store.read(key)) for key in spec.scored_bases}
-    return {key: ChatTokenizer(fetch_tokenizer(store, manifest, Path(told.cache))) for key, manifest in manifests.items()}
+def _tokenizers(told: Settings, store: ObjectStore, spec: Spec) -> dict[Base, ChatTokenizer]:
+    return {base: _tokenizer(store, base, Path(told.cache)) for base in spec.scored_bases}
+
+
+def _tokenizer(store: ObjectStore, base: Base, cache: Path) -> ChatTokenizer:
+    manifest = Manifest.from_json(store.read(base.manifest_key))
+    return ChatTokenizer(fetch_tokenizer(store, manifest, cache), base.chat_template)
 
 
 def _say_why(store: ObjectStore, spec: Spec, error: AfinaError) -> None:

@@ -17,7 +17,7 @@ from services.evaluator.worker.asking import Gateway
 from services.evaluator.worker.kept import BLOCK, Kept, Said
 from services.evaluator.worker.label_trie import LabelTrie
 from services.evaluator.worker.prompts import Message, Row, draw_examples, messages_of
-from services.evaluator.worker.spec import SCORE_LABELS, Prompt, Spec, Subject
+from services.evaluator.worker.spec import SCORE_LABELS, Base, Prompt, Spec, Subject
 from services.evaluator.worker.tokenizer import ChatTokenizer
 
 OnAnswer = Callable[[str, str], None]  # told the model and the prompt after every answer; may raise to stop
@@ -41,7 +41,7 @@ class Asked:
 
 
 class Questions:
-    """The items of a spec, ready to be asked. `tokenizers` has one for each base whose models score labels, by manifest."""
+    """The items of a spec, ready to be asked. `tokenizers` has one for each base whose models score labels."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Questions:
         train: Sequence[Row],
         items: Sequence[Row],
         choosing: Sequence[Row],
-        tokenizers: Mapping[str, ChatTokenizer],
+        tokenizers: Mapping[Base, ChatTokenizer],
     ) -> None:
         self._spec, self._tokenizers = spec, tokenizers
         self._items, self._choosing = items, choosing
@@ -62,7 +62,7 @@ class Questions:
         for prompt in self._examples:  # now: a mistake in a prompt shows before the first question
             for row in (*items, *choosing):
                 self._chat(spec.prompts[prompt], row)
-        self._tries = {key: LabelTrie(*tokenizer.label_ids(spec.labels)) for key, tokenizer in tokenizers.items()}
+        self._tries = {base: LabelTrie(*tokenizer.label_ids(spec.labels)) for base, tokenizer in tokenizers.items()}
 
     async def ask_all(self, gateway: Gateway, kept: Kept, on_answer: OnAnswer) -> Asked:
         """Ask everything; a way for each subject and prompt, then the majority's. Raises: AfinaError."""
@@ -97,8 +97,8 @@ class Questions:
         return messages_of(row, self._examples[prompt.id], prompt, self._spec.labels)
 
     async def _logprobs(self, gateway: Gateway, subject: Subject, chat: list[Message]) -> dict[str, float]:
-        trie = self._tries[subject.base_manifest_key]
-        ids = self._tokenizers[subject.base_manifest_key].prompt_ids(chat)
+        trie = self._tries[subject.base]
+        ids = self._tokenizers[subject.base].prompt_ids(chat)
         read: dict[tuple[int, ...], dict[int, float]] = {}
         for step in trie.steps:
             told = await gateway.logprobs(subject, [*ids, *step.prefix], step.token_ids)

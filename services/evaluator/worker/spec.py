@@ -26,18 +26,26 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Base:
+    """Whose tokenizer is used, with the chat template that the catalogue declares; empty means the tokenizer's own."""
+
+    manifest_key: str
+    chat_template: str = ""
+
+
+@dataclass(frozen=True)
 class Subject:
     """A model and the ids of the prompts that it is asked with; asked for by `public_id`, known by `digest`.
 
-    `base_manifest_key` leads to the tokenizer and the chat template that it uses; `has_choice` says that it is also asked the
-    rows that choose its prompt.
+    `base` has the tokenizer and the chat template that it uses; `has_choice` says that it is also asked the rows that choose
+    its prompt.
     """
 
     model: str
     public_id: str
     digest: str
     prompts: tuple[str, ...]
-    base_manifest_key: str
+    base: Base
     has_choice: bool = False
 
 
@@ -69,9 +77,9 @@ class Spec:
         return f"{self.manifest_key.rpartition('/')[0]}/error-{self.attempt}.json"
 
     @property
-    def scored_bases(self) -> list[str]:
-        """The manifests of the bases whose tokenizers label scoring needs."""
-        return list(dict.fromkeys(s.base_manifest_key for s in self.subjects if self._is_scored(s)))
+    def scored_bases(self) -> list[Base]:
+        """The bases whose tokenizers label scoring needs."""
+        return list(dict.fromkeys(s.base for s in self.subjects if self._is_scored(s)))
 
     @property
     def needs_training_rows(self) -> bool:
@@ -115,9 +123,8 @@ class Spec:
 
 
 def _subject(raw: dict[str, Any]) -> Subject:
-    return Subject(
-        raw["model"], raw["public_id"], raw["digest"], tuple(raw["prompts"]), raw["base"]["manifest_key"], raw["has_choice"]
-    )
+    base = Base(raw["base"]["manifest_key"], raw["base"].get("chat_template", ""))
+    return Subject(raw["model"], raw["public_id"], raw["digest"], tuple(raw["prompts"]), base, raw["has_choice"])
 
 
 def _optional(raw: dict[str, Any]) -> Artifact | None:

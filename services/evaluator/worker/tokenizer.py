@@ -24,10 +24,21 @@ def fetch_tokenizer(store: ObjectStore, manifest: Manifest, cache: Path) -> Path
 
 
 class ChatTokenizer:
-    """A tokenizer with its chat template."""
+    """A tokenizer with its chat template; one that the catalogue declares stands for a base that brings none.
 
-    def __init__(self, folder: Path) -> None:
+    Raises: InvalidInput (neither has a template).
+    """
+
+    def __init__(self, folder: Path, chat_template: str = "") -> None:
         self._tokenizer: Any = _class_for(folder).from_pretrained(folder, local_files_only=True)
+        if chat_template:
+            self._tokenizer.chat_template = chat_template
+        if not self._tokenizer.chat_template:
+            raise InvalidInput(
+                "The base has no chat template, so the labels can't be scored within a chat; declare one with its catalogue "
+                "entry (chat_template).",
+                reason="CHAT_TEMPLATE_MISSING",
+            )
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of a chat, ready for an answer. Shapes: [T]."""

@@ -23,12 +23,12 @@ TEMPLATE = (
 )
 
 
-def save_tokenizer(folder: Path) -> Path:
-    """Write the tokenizer of a tiny base, as a base's folder holds it."""
+def save_tokenizer(folder: Path, chat_template: str | None = TEMPLATE) -> Path:
+    """Write the tokenizer of a tiny base, as a base's folder holds it; None leaves it without a template."""
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", unk_token="<unk>")
-    whole.chat_template = TEMPLATE
+    whole.chat_template = chat_template
     whole.save_pretrained(folder)
     return folder
 

@@ -7,11 +7,11 @@ import pytest
 
 from services.common.errors import InvalidInput, Unauthenticated, Unavailable
 from services.evaluator.worker.asking import Gateway, open_client
-from services.evaluator.worker.spec import Subject
+from services.evaluator.worker.spec import Base, Subject
 from tests.builders import eventually
 from tests.unit.evaluator.scripted_gateway import ScriptedGateway
 
-SUBJECT = Subject("models/base", "tiny", "d" * 64, ("zero-shot",), "manifests/bases/b.json")
+SUBJECT = Subject("models/base", "tiny", "d" * 64, ("zero-shot",), Base("manifests/bases/b.json"))
 CHAT = [{"role": "user", "content": "hello"}]
 
 

@@ -15,11 +15,11 @@ from services.evaluator.worker.asking import Gateway, open_client
 from services.evaluator.worker.kept import BLOCK, Kept, Said
 from services.evaluator.worker.prompts import Row
 from services.evaluator.worker.questions import Asked, Questions, Stopped
-from services.evaluator.worker.spec import Prompt, Spec, Subject
+from services.evaluator.worker.spec import Base, Prompt, Spec, Subject
 from tests.unit.evaluator.scripted_gateway import ScriptedGateway
 
 ROWS = [Row(({"role": "user", "content": f"q{n}"},), f"a{n}") for n in range(2 * BLOCK + 10)]
-SUBJECT = Subject("models/tiny", "tiny", "d" * 64, ("p",), "manifests/bases/tiny.json")
+SUBJECT = Subject("models/tiny", "tiny", "d" * 64, ("p",), Base("manifests/bases/tiny.json"))
 SPEC = Spec(
     evaluation="projects/default/evaluations/e",
     attempt=1,

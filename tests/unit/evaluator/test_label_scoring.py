@@ -10,7 +10,7 @@ from services.common.errors import InvalidInput
 from services.common.ports.manifest import put_folder
 from services.evaluator.worker.label_trie import LabelTrie, Step
 from services.evaluator.worker.tokenizer import ChatTokenizer, fetch_tokenizer
-from tests.unit.evaluator.scripted_gateway import WORDS, save_tokenizer, words_of
+from tests.unit.evaluator.scripted_gateway import TEMPLATE, WORDS, save_tokenizer, words_of
 
 END = 99
 
@@ -63,6 +63,15 @@ def test_a_label_is_tokenised_as_the_template_writes_it_with_the_token_that_ends
     ids, end = ChatTokenizer(save_tokenizer(tmp_path)).label_ids(["positive", "very good"])
     assert ids == {"positive": (WORDS.index("positive"),), "very good": (WORDS.index("very"), WORDS.index("good"))}
     assert end == WORDS.index("<|im_end|>")
+
+
+def test_a_base_without_a_template_takes_the_one_that_the_catalogue_declares(tmp_path: Path) -> None:
+    folder = save_tokenizer(tmp_path, None)
+    declared = ChatTokenizer(folder, TEMPLATE)
+    assert words_of(declared.prompt_ids([{"role": "user", "content": "item"}])).endswith("<|im_end|> <|im_start|> assistant")
+    assert declared.label_ids(["positive"]) == ({"positive": (WORDS.index("positive"),)}, WORDS.index("<|im_end|>"))
+    with pytest.raises(InvalidInput, match="no chat template"):
+        ChatTokenizer(folder)
 
 
 def test_a_tokenizer_is_fetched_without_the_weights_beside_it(tmp_path: Path) -> None:

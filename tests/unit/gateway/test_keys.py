@@ -35,17 +35,27 @@ def test_an_answer_is_believed_for_a_second_and_for_as_many_keys_as_there_is_roo
     now = [0.0]
     believed = Believed(lambda: now[0])
     key = ApiKey("projects/p/apiKeys/k", "p")
-    believed.put("a", key)
-    believed.put("b", None)
+    believed.put("a", key, 0)
+    believed.put("b", None, 0)
     assert believed.get("a") == (True, key)
     assert believed.get("b") == (True, None)
     assert believed.get("c") == (False, None)
     now[0] = keys.BELIEVED_S
     assert not believed.get("a")[0]
-    believed.put("a", key)
+    believed.put("a", key, 0)
     for number in range(keys.MAX_BELIEVED):
-        believed.put(str(number), None)
+        believed.put(str(number), None, 0)
     assert not believed.get("a")[0]
     assert believed.get("0")[0]
     believed.forget("0")
     assert not believed.get("0")[0]
+
+
+def test_an_answer_that_was_asked_for_before_a_revocation_is_not_believed() -> None:
+    believed = Believed(lambda: 0.0)
+    asked_at = believed.revocations
+    believed.forget("a")
+    believed.put("a", ApiKey("projects/p/apiKeys/k", "p"), asked_at)
+    assert believed.get("a") == (False, None)
+    believed.put("a", None, believed.revocations)
+    assert believed.get("a") == (True, None)
