@@ -4,7 +4,8 @@ A watch that breaks is taken up again after the last event seen, so a service ma
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from afina.v1 import evaluation_pb2, fine_tuning_job_pb2, sweep_pb2
@@ -15,7 +16,8 @@ from services.cli.output import duration, short
 from services.common.errors import Unavailable
 from services.common.transport.grpc_client import Client
 
-MAX_AWAY = 30  # in a row; with the client's own retries that is more than a minute
+MAX_AWAY_S = 60.0  # jobs go on while their program is away, so it is waited for; longer, and a person should know
+LOOK_S = 1.0
 JOB_ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 WIDE = 110  # columns from which on there is room for all the numbers
 LINES = 10  # that a program without a terminal gets of a training run
@@ -31,8 +33,9 @@ async def watch_job(out: Console, jobs: Client, name: str) -> fine_tuning_job_pb
     job: fine_tuning_job_pb2.FineTuningJob | None = None
     with _progress(out) as bars:
         view = _JobView(out, bars)
-        responses = _again(
-            lambda after: jobs.WatchFineTuningJob(fine_tuning_job_pb2.WatchFineTuningJobRequest(name=name, after_sequence=after))
+        responses = again(
+            out,
+            lambda after: jobs.WatchFineTuningJob(fine_tuning_job_pb2.WatchFineTuningJobRequest(name=name, after_sequence=after)),
         )
         async for response in responses:
             job = response.fine_tuning_job
@@ -49,8 +52,9 @@ async def watch_evaluation(out: Console, evaluations: Client, name: str) -> eval
     evaluation: evaluation_pb2.Evaluation | None = None
     with _progress(out) as bars:
         view = _EvaluationView(out, bars)
-        responses = _again(
-            lambda after: evaluations.WatchEvaluation(evaluation_pb2.WatchEvaluationRequest(name=name, after_sequence=after))
+        responses = again(
+            out,
+            lambda after: evaluations.WatchEvaluation(evaluation_pb2.WatchEvaluationRequest(name=name, after_sequence=after)),
         )
         async for response in responses:
             evaluation = response.evaluation
@@ -67,7 +71,7 @@ async def watch_sweep(out: Console, sweeps: Client, name: str) -> sweep_pb2.Swee
     sweep: sweep_pb2.Sweep | None = None
     with _progress(out) as bars:
         task = bars.add_task("running", total=None, told="")
-        responses = _again(lambda after: sweeps.WatchSweep(sweep_pb2.WatchSweepRequest(name=name, after_sequence=after)))
+        responses = again(out, lambda after: sweeps.WatchSweep(sweep_pb2.WatchSweepRequest(name=name, after_sequence=after)))
         async for response in responses:
             sweep = response.sweep
             for event in response.events:
@@ -87,21 +91,34 @@ async def watch_sweep(out: Console, sweeps: Client, name: str) -> sweep_pb2.Swee
     return sweep
 
 
-async def _again(open_watch: Callable[[int], AsyncIterator[Any]]) -> AsyncIterator[Any]:
-    """Yield from a watch, opened again where it broke, until the server closes it."""
-    after, away = 0, 0
+async def again(
+    out: Console,
+    open_watch: Callable[[int], AsyncIterator[Any]],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncIterator[Any]:
+    """Yield from a watch, opened again where it broke, until the server closes it; say once that the program is away.
+
+    Raises: Unavailable (the program has been away for a minute).
+    """
+    after, away_since = 0, None
     while True:
         try:
             async for response in open_watch(after):
-                away = 0
+                if away_since is not None:
+                    out.print("  It answers again.", style="yellow")
+                    away_since = None
                 after = max([after, *(event.sequence for event in response.events)])
                 yield response
             return
-        except Unavailable:
-            away += 1
-            if away >= MAX_AWAY:
+        except Unavailable as error:
+            if away_since is None:
+                away_since = clock()
+                out.print(f"  {error.message} Waiting for up to {MAX_AWAY_S:g} s…", style="yellow", markup=False)
+            if clock() - away_since >= MAX_AWAY_S:
                 raise
-            await asyncio.sleep(1.0)
+            await sleep(LOOK_S)
 
 
 def _progress(out: Console) -> Progress:
