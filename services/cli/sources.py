@@ -40,9 +40,21 @@ def folder_files(folder: Path) -> list[SourceFile]:
     """Return the files of a folder that a model needs. Raises: InvalidInput (unsafe, incomplete)."""
     paths = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     chosen = choose_names(paths, str(folder))
+    _refuse_links_out(folder, [paths[name] for name in chosen])
     files = [SourceFile(name, paths[name].stat().st_size, file_opener(paths[name])) for name in chosen]
     require_complete(files, str(folder))
     return files
+
+
+def _refuse_links_out(folder: Path, paths: Sequence[Path]) -> None:
+    """Raises: InvalidInput (a link brings a file from elsewhere; a hub's cache may link to its own blobs)."""
+    homes = (folder.resolve(), folder.resolve().parent.parent / "blobs")
+    outside = [path for path in paths if path.resolve().parent not in homes]
+    if outside:
+        told = [
+            Violation(p.name, "LINK_OUTSIDE", f"{p.name} is a link to {p.resolve()}; put the file itself there.") for p in outside
+        ]
+        raise InvalidInput(f"{folder} can't be imported: " + " ".join(v.description for v in told), violations=told)
 
 
 def bucket_files(url: str, environ: Mapping[str, str]) -> list[SourceFile]:

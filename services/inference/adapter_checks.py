@@ -65,7 +65,7 @@ def read_header(stream: BinaryIO, size_bytes: int) -> dict[str, Tensor]:
         raw = json.loads(stream.read(length))
         entries = {name: entry for name, entry in raw.items() if name != "__metadata__"}
         tensors = {name: _tensor(entry, 8 + length) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _not_safetensors(f"its header can't be read ({error!r})") from error
     position = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):

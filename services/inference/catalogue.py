@@ -147,6 +147,6 @@ def json_object(document: bytes) -> dict[str, Any] | None:
     """Return a JSON object, or None for anything else."""
     try:
         found = json.loads(document)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -66,11 +66,13 @@ async def promote(inference: Inference, name: str, candidate_name: str, evaluati
     if current.model == candidate.name and current.digest == candidate.digest:
         return record
     evidence = await inference.evaluations.evidence(evaluation)
-    comparison = await _checked(inference, current, candidate, evidence)
-    verdict = gate.decide(current.gate, comparison)
-    if verdict.answer != gate.Answer.BETTER:
-        needed = {"items_needed": str(verdict.items_needed)} if verdict.items_needed else {}
-        raise WrongState(verdict.sentence, reason=verdict.answer, metadata={**needed, "item_count": str(comparison.item_count)})
+    comparisons = await _checked(inference, current, candidate, evidence)
+    for comparison in reversed(comparisons):  # the candidate has to pass each; told is the first, which is the least clear
+        verdict = gate.decide(current.gate, comparison)
+        if verdict.answer != gate.Answer.BETTER:
+            needed = {"items_needed": str(verdict.items_needed)} if verdict.items_needed else {}
+            count = {"item_count": str(comparison.item_count)}
+            raise WrongState(verdict.sentence, reason=verdict.answer, metadata={**needed, **count})
     served, _ = await ensure_served(inference, candidate.name, timeout_s)
     if not Model.from_document(served.document).is_distinguishable:
         raise WrongState(
@@ -85,8 +87,8 @@ async def promote(inference: Inference, name: str, candidate_name: str, evaluati
     return changed
 
 
-async def _checked(inference: Inference, current: Endpoint, candidate: Model, evidence: Evidence) -> Comparison:
-    """Return the comparison that counts, after holding the evaluation against what is here now. Raises: WrongState."""
+async def _checked(inference: Inference, current: Endpoint, candidate: Model, evidence: Evidence) -> list[Comparison]:
+    """Return the comparisons that count, after holding the evaluation against what is here now. Raises: WrongState."""
     if evidence.state != "SUCCEEDED":
         raise _refusal("EVALUATION_UNFINISHED", f"{evidence.name} is {evidence.state}; only a finished one counts.")
     if current.gate.suite and evidence.suite != current.gate.suite:
@@ -112,7 +114,7 @@ async def _checked(inference: Inference, current: Endpoint, candidate: Model, ev
     if missing := [prompt for prompt in suite.prompts if prompt not in asked]:
         told = f"{evidence.name} did not ask the champion {champion} with {', '.join(missing)} of {evidence.suite}"
         raise _refusal("CHAMPION_WEAKENED", f"{told}; evaluate again and leave its prompts out, which asks with all.")
-    return pairs[0]
+    return pairs
 
 
 async def _digest(inference: Inference, name: str) -> str:

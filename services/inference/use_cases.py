@@ -114,6 +114,10 @@ async def _adapter(inference: Inference, manifest: Manifest, max_length: int) ->
 async def _full(inference: Inference, manifest: Manifest, max_length: int) -> dict[str, Any]:
     """Return what is full weights' own of a Model's fields. Raises: InvalidInput, NotFound (a base that they name)."""
     refuse("The weights can't be served", catalogue.check_max_length(max_length))
+    with contextlib.suppress(NotFound):
+        base = Model.from_document((await inference.database.get(model.KIND, model.base_name(manifest.digest))).document)
+        told = f"These are the weights of {base.public_id}, file by file; ask for that, whose server everybody shares."
+        raise InvalidInput(told, reason="WEIGHTS_ARE_A_BASE", metadata={"base": base.name})
     texts = await asyncio.to_thread(read_weights, inference.store, manifest, max_length)
     origin = {"base_public_id": model.NO_BASE}
     if told_base(manifest):

@@ -29,7 +29,7 @@ from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.trainer import planning, recipe
-from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
+from services.trainer.job import EXITS_STOPPED, KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
 from services.trainer.proving import prove, state_event
 from services.trainer.token_count import TokenCount
 from services.trainer.token_counts import count_of, get_count
@@ -37,7 +37,6 @@ from services.trainer.use_cases import Trainer
 
 LOOK_AGAIN_S = 0.5
 EXIT_INVALID_INPUT = 64
-EXITS_STOPPED = (75, 143)  # told to leave: after a checkpoint, or before it had begun
 PAUSE_LIMIT_S = 600.0  # a worker that has not left by then, between two steps, is stopped by the launcher
 
 

@@ -149,7 +149,7 @@ def _choose(sweep: Sweep, told: list[NewEvent]) -> Change:
     if best is None:
         reasons = sorted({str(end["error"].get("message", end["state"])) for end in sweep.ended})
         text = f"None of the {len(sweep.ended)} recipes came to a model that can be served. {' '.join(reasons[:3])}"
-        failed = sweep.fail(errors.WrongState(text, reason="NO_WINNER"))
+        failed = replace(sweep, winner=None).fail(errors.WrongState(text, reason="NO_WINNER"))
         return Change(failed.to_document(), None, [*told, _state_event(failed, text, "ERROR")])
     loss = sweep.ended[best]["validation_loss"]
     moved = replace(sweep, state="PROVING", winner=best, prove_look_count=0)

@@ -22,6 +22,7 @@ from services.common.ports.launcher import Workload
 from services.common.reconcile import Change
 from services.common.telemetry import trace_id
 from services.trainer import provenance, token_count
+from services.trainer.job import EXITS_STOPPED
 from services.trainer.token_count import KIND, MAX_CRASHES, TokenCount
 from services.trainer.use_cases import Trainer
 
@@ -113,8 +114,9 @@ async def reconcile_count(trainer: Trainer, record: Record) -> Change:
     result = await _result(trainer, count)  # it may have come between the two looks
     if result is not None:
         return _ended(count, result)
-    if count.crash_count + 1 < MAX_CRASHES:
-        return Change(replace(count, state="PENDING", crash_count=count.crash_count + 1).to_document(), 0.0)
+    crash_count = count.crash_count + (seen.exit_code not in EXITS_STOPPED)
+    if crash_count < MAX_CRASHES:
+        return Change(replace(count, state="PENDING", crash_count=crash_count).to_document(), 0.0)
     output, _ = await trainer.launcher.logs(key)
     words = " | ".join(output.decode(errors="replace").strip().splitlines()[-3:])
     text = f"Counting the tokens ended {MAX_CRASHES} times without a result. {seen.message} Its last words: {words}"

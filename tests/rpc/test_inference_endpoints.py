@@ -115,6 +115,22 @@ async def test_evidence_that_is_unfinished_stale_or_of_another_suite_is_refused(
     assert (await world.promote(adapter.name)).model == adapter.name
 
 
+async def test_where_several_ways_of_asking_the_champion_are_told_the_candidate_has_to_pass_each(world: World) -> None:
+    entry = await world.add_base()
+    candidate = await world.add_adapter()
+    await world.add_endpoint(min_effect=0.1)
+    await world.evaluate(candidate, entry.model, better=40, worse=18)  # effect 0.11: passes, and is the less sure one
+    surer = world.evaluator.evaluation.comparisons.add()
+    surer.CopyFrom(world.evaluator.evaluation.comparisons[0])
+    surer.candidate_only_count, surer.champion_only_count = 12, 0  # effect 0.06
+    with pytest.raises(errors.WrongState) as caught:
+        await world.promote(candidate.name)
+    assert caught.value.reason == "NOT_BETTER"
+    assert "12 times and the champion 0 times" in caught.value.message
+    del world.evaluator.evaluation.comparisons[1]
+    assert (await world.promote(candidate.name)).model == candidate.name
+
+
 async def test_rows_that_chose_a_checkpoint_are_no_evidence(world: World) -> None:
     entry = await world.add_base()
     candidate = await world.add_adapter()

@@ -10,6 +10,7 @@ from afina.v1 import (
 )
 
 from services.common import errors
+from services.common.ports.manifest import Manifest
 from services.inference.endpoint import KIND as ENDPOINT_KIND
 from services.inference.endpoint import Endpoint
 from services.inference.gate import Gate
@@ -209,3 +210,13 @@ async def test_full_weights_are_promoted_against_their_base_and_then_kept(world:
     await world.models.DeleteModel(model_pb2.DeleteModelRequest(name=stray.name))
     with pytest.raises(errors.NotFound):
         await world.get(stray.name)
+
+
+async def test_full_weights_that_are_a_base_file_by_file_are_no_model_of_their_own(world: World) -> None:
+    key = world.put_base()
+    entry = await world.add_base(key)
+    files = Manifest.from_json(world.store.read(key)).files
+    world.store.commit("manifests/full/copy.json", Manifest("full", files, {}).to_json())
+    with pytest.raises(errors.InvalidInput) as refused:
+        await world.add_adapter("manifests/full/copy.json")
+    assert (refused.value.reason, refused.value.metadata["base"]) == ("WEIGHTS_ARE_A_BASE", entry.model)

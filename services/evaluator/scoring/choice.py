@@ -2,8 +2,8 @@
 
 With validation rows each model is asked its best way of those, and a champion is defended by the constant answer too
 where that is better there. Without (enough of) them nothing is chosen: a candidate is judged by its first prompt, and has to be
-better than every way of asking the champion. Then the comparison in which that is the least clear stands for all: if it
-is significant, so are the others.
+better than every way of asking the champion. Then every such comparison is told, the least clear one first, and a gate
+holds each of them against its rule.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,15 +31,16 @@ class Judged:
         return [score(way, self._chosen_on.get(key), is_chosen=key in chosen) for key, way in self._asked.items()]
 
     def comparisons(self) -> list[Comparison]:
-        """Compare every ordered pair of models."""
-        return [self._compare(champion, one) for champion in self.models for one in self.models if champion != one]
+        """Compare every ordered pair of models: once where rows chose, else over each way of asking the champion."""
+        pairs = [(champion, one) for champion in self.models for one in self.models if champion != one]
+        return [comparison for champion, one in pairs for comparison in self._compare(champion, one)]
 
-    def _compare(self, champion: str, candidate: str) -> Comparison:
+    def _compare(self, champion: str, candidate: str) -> list[Comparison]:
         mine = self._asked[self._candidate(candidate)]
         ways = self._ways(champion, with_constant=True)
         if self._chosen_on:
-            return compare(self._asked[self._best(ways)], mine, champion)
-        return compare(_closest([self._asked[way] for way in ways], mine), mine, champion)
+            return [compare(self._asked[self._best(ways)], mine, champion)]
+        return [compare(way, mine, champion) for way in _least_clear_first([self._asked[way] for way in ways], mine)]
 
     def _candidate(self, model: str) -> Asked:
         """Return the way by which a model is judged: the best on the rows that choose, or else the first."""
@@ -55,10 +56,11 @@ class Judged:
         return [way for way in self._asked if way[0] == model or (with_constant and way == CONSTANT)]
 
 
-def _closest(champions: Sequence[Measured], candidate: Measured) -> Measured:
-    """Return the way over which the candidate is the least clearly better: the largest one-sided p-value; of equals, most lost.
+def _least_clear_first(champions: Sequence[Measured], candidate: Measured) -> list[Measured]:
+    """Order ways by how clearly the candidate is better, least first: by the one-sided p-value; of equals, most lost first.
 
-    To be better than each of several, each test at its own level, is a test at that level.
+    To be better than each of several, each test at its own level, is a test at that level. That speaks of significance
+    alone: a way that is beaten surely may be the one that is beaten by the least, so none is left out.
     Source: Berger (1982), Technometrics 24:295-300 (intersection-union tests).
     """
 
@@ -66,4 +68,4 @@ def _closest(champions: Sequence[Measured], candidate: Measured) -> Measured:
         wins, losses = wins_and_losses(way, candidate)
         return sign_test_p_value(wins, losses), losses - wins
 
-    return max(champions, key=clearness)
+    return sorted(champions, key=clearness, reverse=True)

@@ -103,3 +103,10 @@ def test_what_transformers_templates_use_is_taken(template: str) -> None:
 def test_a_template_that_would_never_end_is_only_read() -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{{ messages }}{% endfor %}{% endfor %}"
     assert check_template(endless) == []
+
+
+@pytest.mark.timeout(20)
+def test_checking_a_template_computes_none_of_its_constants_and_bears_any_depth() -> None:
+    assert check_template("{{ messages }}{{ 9**(9**8) }}{{ ('a' * 300000000) | length }}") == []
+    (violation,) = check_template("{{ messages }}{{ " + "[" * 3000 + "]" * 3000 + " }}")
+    assert "nested too deeply" in violation.description
