@@ -55,13 +55,14 @@ def masked(settings: Any) -> dict[str, str]:
     return {
         f.metadata["variable"]: "***"
         if f.metadata["secret"] and getattr(settings, f.name)
-        else _masked(getattr(settings, f.name))
+        else mask(str(getattr(settings, f.name)))
         for f in dataclasses.fields(settings)
     }
 
 
-def _masked(value: Any) -> str:
-    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", str(value))
+def mask(url: str) -> str:
+    """Return a URL without the passwords in it, wherever they stand."""
+    return re.sub(r"([?&]\w*password=)[^&\s]*", r"\1***", re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url))
 
 
 def _convert(text: str, kind: Any) -> Any:

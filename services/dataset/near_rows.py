@@ -11,8 +11,8 @@ ch. 3 (bands).
 """
 
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -26,6 +26,8 @@ SKETCH_BYTES = 64
 BANDS, BAND_BYTES = 21, 3
 NEIGHBOURS = 32
 MAX_VERIFIED = 200_000
+USUAL_GRAMS = 256
+MAX_KEPT_GRAMS = 200_000  # about 150 bytes each
 # Of 64 bytes: below, a pair at 0.8 falls once in 10^8; above, the words need no look; between, without a look, this decides.
 _DOUBTFUL, _CERTAIN, _LIKELY = 32, 61, 44
 _BLOCK_BYTES = 1 << 18
@@ -103,6 +105,26 @@ def grams(words: list[bytes]) -> frozenset[tuple[bytes, ...]]:
     return frozenset(zip(*(words[i:] for i in range(GRAM_WORDS)), strict=False))
 
 
+class _Grams:
+    """The 5-grams of the rows that were asked for last, so many in all: a row may be a book."""
+
+    def __init__(self, words: Words, rows: NDArray[np.int64]) -> None:
+        self._words, self._rows = words, rows
+        self._kept: OrderedDict[int, frozenset[tuple[bytes, ...]]] = OrderedDict()
+        self._count = 0
+
+    def of(self, place: int) -> frozenset[tuple[bytes, ...]]:
+        """Return the 5-grams of the row at a place in `rows`."""
+        found = self._kept.get(place)
+        if found is None:
+            found = self._kept[place] = grams(self._words.of(int(self._rows[place])))
+            self._count += len(found)
+            while self._count > MAX_KEPT_GRAMS and len(self._kept) > 1:
+                self._count -= len(self._kept.popitem(last=False)[1])
+        self._kept.move_to_end(place)
+        return found
+
+
 class _Links:
     """A forest of rows that belong together. Shapes: rows [n], sketches [n, 64]; numbers are places in `rows`."""
 
@@ -111,7 +133,7 @@ class _Links:
         self._parents = array("q", range(len(rows)))
         self._verified = 0
         self._rejected: set[tuple[int, int]] = set()
-        self._grams = lru_cache(maxsize=4096)(lambda place: grams(words.of(int(rows[place]))))
+        self._grams = _Grams(words, rows)
 
     def roots(self) -> NDArray[np.int64]:
         """Return each row's root."""
@@ -159,8 +181,9 @@ class _Links:
             return False
         if self._verified >= MAX_VERIFIED:
             return agreeing >= _LIKELY
-        self._verified += 1
-        is_near = jaccard(self._grams(one), self._grams(other)) >= MIN_OVERLAP
+        mine, theirs = self._grams.of(one), self._grams.of(other)
+        self._verified += 1 + (len(mine) + len(theirs)) // USUAL_GRAMS  # a long row takes as much time as many short ones
+        is_near = jaccard(mine, theirs) >= MIN_OVERLAP
         if not is_near:
             self._rejected.add(pair)
         return is_near

@@ -89,8 +89,11 @@ async def complete_upload(uploads: Uploads, name: str, part_ids: Sequence[str], 
     library = uploads.library
     try:
         artifact = await asyncio.to_thread(library.store.put, UPLOADS_PREFIX, stream_of(_bytes(library.store, parts, md5)))
-    except ArtifactNotFound:
-        await _pending(uploads, name)  # cancelled meanwhile, and its parts are gone
+    except ArtifactNotFound:  # cancelled meanwhile, or completed by somebody else, and its parts are gone
+        now = await get_upload(uploads, name)
+        if Upload.from_document(now.document).completed_by == completed_by:
+            return now
+        await _pending(uploads, name)
         raise
     project = parse(upload.NAME, name)["project"]
     made = await library.database.create(
@@ -102,7 +105,9 @@ async def complete_upload(uploads: Uploads, name: str, part_ids: Sequence[str], 
     try:
         return await _end(uploads, name, upload.COMPLETED, made.name, completed_by)
     except WrongState:
-        await delete_file(library, made.name)
+        # Other parts with the same bytes make the same File; it goes only where the upload did not end with it.
+        if Upload.from_document((await get_upload(uploads, name)).document).file != made.name:
+            await delete_file(library, made.name)
         raise
 
 

@@ -156,12 +156,16 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """See httptools."""
+        if self._is_complete:
+            return
         self._unread.append(body)
         self._unread_bytes += len(body)
         self._tell()
 
     def on_message_complete(self) -> None:
         """See httptools."""
+        if self._is_complete:
+            return
         self._is_complete, self._is_kept = True, self._parser.should_keep_alive()
         self._stop_timer()
         self._tell()

@@ -87,6 +87,7 @@ class Routes:
 
     async def find(self, project: str, public_id: str) -> Route:
         """Return the route of a name; a project's own names come before everybody's. Raises: NotFound, Unavailable."""
+        self._routes()
         table = self._table or {}
         route = table.get((project, public_id)) or table.get(("", public_id))
         return route or await self._ask(project, public_id)

@@ -31,7 +31,12 @@ def body_of(error: errors.AfinaError) -> dict[str, Any]:
     param = error.metadata.get("param") or next((v.field for v in error.violations), None)
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     code = _CODES.get(error.reason, error.reason.lower())
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": _sayable(error.message), "type": kind, "param": param and _sayable(param), "code": code}}
+
+
+def _sayable(text: str) -> str:
+    """Return a text that UTF-8 has words for: what a client sent may hold half of a character."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def present(error: errors.AfinaError, status: int) -> tuple[Headers, bytes]:

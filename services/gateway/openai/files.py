@@ -26,6 +26,7 @@ MULTIPART_BYTES = 1 << 16  # what boundaries and the other fields may take
 Manager = Annotated[ApiKey, Depends(manager)]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PARAMS = {"metadata.display_name": "file", "metadata.purpose": "purpose", "chunk": "file"}
+_CHARSET = re.compile(rb"charset=\"?([^;\"\s]+)")
 
 
 def router(files: Client, max_file_bytes: int) -> APIRouter:
@@ -111,6 +112,9 @@ async def form_of(request: Request, max_file_bytes: int) -> AsyncIterator[dict[s
     """Give the fields of a form; its one file is set aside on disk. Raises: InvalidInput, OverLimit, Unavailable."""
     if not header(request.scope, b"content-type").startswith(b"multipart/form-data"):
         raise InvalidInput("The body is not a form; send it as multipart/form-data.", reason="FORM_EXPECTED")
+    charset = _CHARSET.search(header(request.scope, b"content-type").lower())
+    if charset and charset[1] not in (b"utf-8", b"utf8"):
+        raise InvalidInput("A form's names are read as UTF-8; leave the charset out.", reason="CHARSET_UNSUPPORTED")
     request = Request(request.scope, limited(request.scope, request.receive, max_file_bytes + MULTIPART_BYTES))
     try:
         async with request.form(max_files=1, max_fields=8) as form:

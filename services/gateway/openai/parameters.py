@@ -94,10 +94,20 @@ def check_completion(body: Mapping[str, Any]) -> Asked:
     asked = _check(body, COMPLETIONS)
     if not isinstance(asked.passed_on.get("prompt"), str | list):
         raise invalid("prompt", "Missing required parameter: 'prompt', text or token ids.", "MISSING_PARAMETER")
+    _check_answer_count(asked.passed_on)
     if asked.passed_on.get("echo") and "logprobs" in asked.passed_on:
         message = "'echo' can't be combined with 'logprobs': log-probabilities of the prompt are not given."
         raise invalid("echo", message, "UNSUPPORTED_PARAMETER")
     return asked
+
+
+def _check_answer_count(passed_on: Mapping[str, Any]) -> None:
+    """One request takes one place; what it asks of the engine is bounded, since all projects share that."""
+    prompt, each = passed_on["prompt"], passed_on.get("n", 1)
+    is_many = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+    count = (len(prompt) if is_many else 1) * (each if isinstance(each, int) and each > 0 else 1)
+    if count > MAX_CHOICES:
+        raise invalid("prompt", f"Prompts times 'n' are {count}; one request may ask for {MAX_CHOICES} answers at most.")
 
 
 def _check(body: Mapping[str, Any], known: frozenset[str]) -> Asked:

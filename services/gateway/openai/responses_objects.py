@@ -47,8 +47,10 @@ class Events:
         self._usage = chunk.get("usage") or self._usage
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
-            if delta.get("content"):
-                yield from self._text_delta(delta["content"], (choice.get("logprobs") or {}).get("content") or [])
+            logprobs = (choice.get("logprobs") or {}).get("content") or []
+            is_in_text = self._open is not None and self._open["type"] == "message"
+            if delta.get("content") or (logprobs and is_in_text):  # half of a character has tokens, and no text yet
+                yield from self._text_delta(delta.get("content") or "", logprobs)
             for call in delta.get("tool_calls") or ():
                 yield from self._call_delta(call)
             self._finish_reason = choice.get("finish_reason") or self._finish_reason

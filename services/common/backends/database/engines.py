@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.common.errors import InvalidInput
+from services.common.settings import mask
 
 POSTGRES_CONNECTIONS = 4
 POOL_TIMEOUT_S = 10.0
@@ -29,7 +30,7 @@ def postgres(url: str, connections: int) -> tuple[sa.Engine, str]:
     parts = sa.make_url(url).set(drivername="postgresql+psycopg")
     schema = parts.query.get("schema", "")
     if not isinstance(schema, str) or not SCHEMA.fullmatch(schema):
-        text = f"{parts.render_as_string()} names no schema; end it with ?schema=NAME (a-z, 0-9, _), one for each program."
+        text = f"{mask(parts.render_as_string())} names no schema; end it with ?schema=NAME (a-z, 0-9, _), one for each program."
         raise InvalidInput(text, reason="URL_INVALID")
     given = str(parts.query.get("options", ""))
     engine = sa.create_engine(
