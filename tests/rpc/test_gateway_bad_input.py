@@ -165,3 +165,22 @@ async def test_an_unknown_model_is_not_found_whatever_it_is_called(world: World)
         for path, rest in ((CHATS, {"messages": [{"role": "user", "content": "x"}]}), (RESPONSES, {"input": "x"})):
             error = await _send(world, "POST", path, 404, data=json.dumps({"model": model, **rest}))
             assert (error["param"], error["code"]) == ("model", "model_not_found")
+
+
+@pytest.mark.parametrize("path", FORMS)
+@pytest.mark.parametrize("charset", ["undefined", "raw_unicode_escape", "utf-16"])
+async def test_a_form_in_another_charset_is_refused(world: World, path: str, charset: str) -> None:
+    headers = {"Content-Type": f"multipart/form-data; boundary=B; charset={charset}"}
+    error = await _send(world, "POST", path, 400, headers=headers, data=b"--B--\r\n")
+    assert "charset" in error["message"]
+
+
+async def test_half_a_character_in_a_forms_field_is_refused_in_words(world: World) -> None:
+    body = b'--B\r\nContent-Disposition: form-data; name="x\xed\xa0\x80"\r\n\r\n1\r\n--B--\r\n'
+    await _send(world, "POST", "/v1/files", 400, headers={"Content-Type": "multipart/form-data; boundary=B"}, data=body)
+
+
+async def test_one_request_asks_for_so_many_answers_at_most(world: World) -> None:
+    for prompt, n in ((["a"] * 129, 1), (["a"] * 65, 2), ([[1, 2]] * 129, 1)):
+        error = await _send(world, "POST", "/v1/completions", 400, json={"model": "tiny", "prompt": prompt, "n": n})
+        assert "128 answers at most" in error["message"]

@@ -102,6 +102,15 @@ async def test_two_completions_at_once_make_one_file(world: World) -> None:
     assert len([file async for file in world.client.files.list()]) == 1
 
 
+async def test_of_two_completions_of_other_parts_with_the_same_bytes_the_winners_file_stays(world: World) -> None:
+    uploads, upload = world.client.uploads, await _open(world)
+    parts = [await uploads.parts.create(upload.id, data=ROWS) for _ in range(2)]  # as after an answer that was lost
+    done = await asyncio.gather(*(uploads.complete(upload.id, part_ids=[part.id]) for part in parts), return_exceptions=True)
+    (won,) = [answer for answer in done if not isinstance(answer, BaseException)]
+    assert won.file is not None
+    assert (await world.client.files.content(won.file.id)).content == ROWS
+
+
 async def test_a_cancellation_that_comes_first_wins_over_the_completion_beside_it(world: World) -> None:
     uploads, upload = world.client.uploads, await _open(world)
     part = await uploads.parts.create(upload.id, data=ROWS)

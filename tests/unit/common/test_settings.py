@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from services.common.errors import InvalidInput
-from services.common.settings import masked, parse, setting
+from services.common.settings import mask, masked, parse, setting
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,8 @@ def test_what_is_printed_masks_the_password_of_a_url_and_nothing_else() -> None:
 
     printed = masked(parse(Urls, {"DATABASE": "postgresql://afina:ge@heim@host:5432/db?schema=trainer"}))
     assert printed == {"DATABASE": "postgresql://afina:***@host:5432/db?schema=trainer", "STORE": "s3://bucket/a:b@c"}
+
+
+def test_a_password_in_a_urls_query_is_not_printed_either() -> None:
+    assert mask("postgresql://h/db?user=u&password=hunter2&schema=s") == "postgresql://h/db?user=u&password=***&schema=s"
+    assert mask("postgresql://h/db?sslpassword=x") == "postgresql://h/db?sslpassword=***"

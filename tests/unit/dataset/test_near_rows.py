@@ -2,7 +2,9 @@
 
 import random
 import re
+import weakref
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from services.dataset import near_rows
 from services.dataset.chats import Chat
 from services.dataset.dataset import Split
 from services.dataset.division import Census, Division, rank_and_words_of
-from services.dataset.near_rows import Words, groups, jaccard
+from services.dataset.near_rows import Words, grams, groups, jaccard
 from services.dataset.spool import Spool
 
 WORDS = [f"w{i}" for i in range(400)]
@@ -187,3 +189,25 @@ def test_a_sketch_is_64_bytes_and_all_bands_fit_into_it() -> None:
 def test_jaccard_is_shared_over_all(one: set[int], other: set[int], expected: float) -> None:
     sets = [frozenset((str(value).encode(),) for value in values) for values in (one, other)]
     assert jaccard(sets[0], sets[1]) == expected
+
+
+def test_however_long_rows_are_so_many_of_their_5_grams_are_kept_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    class Kept(frozenset[Any]):
+        """A set that can be watched."""
+
+    def watched(words: list[bytes]) -> Any:
+        made = Kept(grams(words))
+        alive.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(near_rows, "grams", watched)
+    with Spool() as spool:
+        words = Words(spool)
+        for row in range(12):
+            words.add(b" ".join(b"%d" % (row * 50_000 + n) for n in range(50_000)))
+        kept = near_rows._Grams(words, np.arange(12))
+        for row in range(12):
+            assert len(kept.of(row)) == 49_996
+    assert sum(len(found) for one in alive if (found := one()) is not None) <= near_rows.MAX_KEPT_GRAMS

@@ -89,6 +89,7 @@ async def test_an_answer_is_the_same_wherever_it_is_cut() -> None:
         says(WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")),
         says_and_leaves(WHOLE),
         says(WHOLE + b"HTTP/1.1 200 OK\r\n"),
+        says(WHOLE + WHOLE.replace(b"hello", b"other")),
     ],
 )
 async def test_a_connection_that_the_server_gives_up_or_that_says_too_much_is_not_used_again(answer: Answer) -> None:
