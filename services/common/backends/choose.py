@@ -46,8 +46,8 @@ def launcher(url: str) -> Launcher:
         from services.common.backends.launcher.process import ProcessLauncher
 
         jobs = parse_qs(urlsplit(url).query).get("jobs", ["1"])[0]
-        if not jobs.isdecimal() or not int(jobs):
-            raise InvalidInput(f"LAUNCHER={url}: jobs is how many run at once, a whole number from 1.", reason="URL_INVALID")
+        if not jobs.isdecimal():
+            raise InvalidInput(f"LAUNCHER={url}: jobs is how many run at once, a whole number.", reason="URL_INVALID")
         return ProcessLauncher(path, max_jobs=int(jobs))
     raise InvalidInput(f"LAUNCHER={url} is not understood; use process:///folder.", reason="URL_INVALID")
 
