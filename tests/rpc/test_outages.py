@@ -64,6 +64,11 @@ async def is_ready(programs: Programs, name: str) -> bool:
     return (await programs.probe(name, "/readyz"))[0] == 200
 
 
+async def is_waiting(programs: Programs, name: str) -> bool:
+    """Whether a program has noticed that something is away; it looks every few seconds."""
+    return not await is_ready(programs, name)
+
+
 def told(programs: Programs, name: str, text: str) -> int:
     """How often a program has said so."""
     return sum(text in str(line["message"]) for line in programs.lines(name))
@@ -107,7 +112,7 @@ async def test_a_loop_whose_database_goes_away_says_so_once_and_loses_nothing(tm
                     await jobs.ListFineTuningJobs(request)
                 assert "database" in caught.value.message
                 await eventually(lambda: told(programs, "trainer", "the database is away"), timeout_s=20)
-                assert not await is_ready(programs, "trainer")
+                await eventually(lambda: is_waiting(programs, "trainer"), timeout_s=20)
                 await asyncio.to_thread(server.start)
                 await eventually(lambda: is_ready(programs, "trainer"), timeout_s=30)
                 await jobs.ListFineTuningJobs(request)
@@ -129,7 +134,7 @@ async def test_an_object_store_that_goes_away_refuses_uploads_in_words_and_leave
                     await upload(files, jsonl([chat("lost", "on its way")] * 20))
                 assert caught.value.reason == "STORE_UNAVAILABLE"
                 assert server.url in caught.value.message
-                assert not await is_ready(programs, "dataset")
+                await eventually(lambda: is_waiting(programs, "dataset"), timeout_s=20)
                 assert await listed(files) == 1  # what needs no bytes goes on
                 await asyncio.to_thread(server.start)
                 await eventually(lambda: is_ready(programs, "dataset"), timeout_s=30)
