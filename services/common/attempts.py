@@ -12,6 +12,8 @@ from services.common.errors import NotFound, Unauthenticated
 from services.common.ports.database import Database, Document, NewEvent, Record
 
 KIND = "attempt"
+EXIT_INVALID_INPUT = 64  # what was asked for can't work; the worker has said why
+EXITS_STOPPED = (75, 143)  # told to leave: with what it had saved, or before it had begun
 
 
 def name_of(resource: str, number: int) -> str:

@@ -37,8 +37,6 @@ from services.evaluator.suite import Suite
 from services.evaluator.use_cases import Evaluator
 
 LOOK_AGAIN_S = 0.5
-EXIT_INVALID_INPUT = 64
-EXITS_STOPPED = (75, 143)  # told to leave: while it asked, or before it had begun
 LAST_WORDS = 3
 
 _logger = logging.getLogger("afina.evaluator")
@@ -177,7 +175,7 @@ async def _observe(evaluator: Evaluator, current: Evaluation) -> Change:
 async def _attempt_over(evaluator: Evaluator, current: Evaluation, seen: Observation) -> Change:
     """Decide what follows an attempt that ended without a result."""
     told = await _told(evaluator, current)
-    if seen.exit_code == EXIT_INVALID_INPUT and told:
+    if seen.exit_code == attempts.EXIT_INVALID_INPUT and told:
         violations = [errors.Violation(**violation) for violation in told["violations"]]
         raise errors.InvalidInput(
             told["message"],
@@ -187,7 +185,7 @@ async def _attempt_over(evaluator: Evaluator, current: Evaluation, seen: Observa
             violation_count=told["violation_count"],
         )
     why = told["message"] if told else await _last_words(evaluator, current)
-    is_crash = seen.exit_code not in EXITS_STOPPED
+    is_crash = seen.exit_code not in attempts.EXITS_STOPPED
     crash_count = current.crash_count + is_crash
     if crash_count >= MAX_CRASHES:
         text = f"The worker ended {crash_count} times without a result. {seen.message} {why}"

@@ -81,14 +81,13 @@ class Routes:
 
     def list(self, project: str) -> Sequence[Route]:
         """Return what a project may ask for, newest first. Raises: Unavailable (no table has come yet)."""
-        names = {route.public_id: route for route in self._routes() if not route.project}
-        names.update({route.public_id: route for route in self._routes() if route.project == project})
+        names = {route.public_id: route for route in self._known().values() if not route.project}
+        names.update({route.public_id: route for route in self._known().values() if route.project == project})
         return sorted(names.values(), key=lambda route: (-route.create_time.timestamp(), route.public_id))
 
     async def find(self, project: str, public_id: str) -> Route:
         """Return the route of a name; a project's own names come before everybody's. Raises: NotFound, Unavailable."""
-        self._routes()
-        table = self._table or {}
+        table = self._known()
         route = table.get((project, public_id)) or table.get(("", public_id))
         return route or await self._ask(project, public_id)
 
@@ -172,10 +171,10 @@ class Routes:
         kind = pb.Model.Kind.Name(model.kind).removeprefix("KIND_").lower()
         return Route(public_id, owner, model.name, model.digest, kind, _time(model.create_time))
 
-    def _routes(self) -> Iterable[Route]:
+    def _known(self) -> dict[tuple[str, str], Route]:
         if self._table is None:
             raise Unavailable("The table of models has not come yet; is inference running?", reason="ROUTES_UNKNOWN")
-        return self._table.values()
+        return self._table
 
 
 def model_not_found(public_id: str) -> NotFound:

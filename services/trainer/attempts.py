@@ -29,14 +29,13 @@ from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.trainer import planning, recipe
-from services.trainer.job import EXITS_STOPPED, KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
+from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
 from services.trainer.proving import prove, state_event
 from services.trainer.token_count import TokenCount
 from services.trainer.token_counts import count_of, get_count
 from services.trainer.use_cases import Trainer
 
 LOOK_AGAIN_S = 0.5
-EXIT_INVALID_INPUT = 64
 PAUSE_LIMIT_S = 600.0  # a worker that has not left by then, between two steps, is stopped by the launcher
 
 
@@ -166,7 +165,7 @@ def _trained(job: Job) -> Change:
 async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change:
     """Decide what follows an attempt that ended without a result."""
     await _raise_refusal(trainer, job, seen)
-    if seen.exit_code in EXITS_STOPPED:
+    if seen.exit_code in attempts.EXITS_STOPPED:
         moved = _stopped(job, await _saved_step(trainer, job))
         message = f"Attempt {job.attempt} was told to leave. The next one goes on from its last checkpoint."
         return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, data={"exit_code": seen.exit_code})])
@@ -204,7 +203,7 @@ async def _saved_step(trainer: Trainer, job: Job) -> int:
 
 async def _raise_refusal(trainer: Trainer, job: Job, seen: Observation) -> None:
     """Raises: InvalidInput, as the worker said it, where it found that what was asked for can't work."""
-    if seen.exit_code == EXIT_INVALID_INPUT:
+    if seen.exit_code == attempts.EXIT_INVALID_INPUT:
         told = json.loads(await asyncio.to_thread(trainer.store.read, f"jobs/{job.id}/error-{job.attempt}.json"))
         violations = [errors.Violation(**violation) for violation in told.get("violations", [])]
         raise errors.InvalidInput(

@@ -9,7 +9,6 @@ from services.common.errors import AfinaError, WrongState
 from services.common.names import last
 
 KIND = "fineTuningJob"
-EXITS_STOPPED = (75, 143)  # told to leave: after a checkpoint, or before it had begun
 MAX_CRASHES = 3  # attempts that ended without a result and were not asked to; those that were are not counted
 MAX_IDLE_STOPS = 20  # in a row, of attempts that were told to leave before they had saved another step
 

@@ -15,14 +15,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from services.common import errors
+from services.common import attempts, errors
 from services.common.names import parse, project_of
 from services.common.ports.database import Record
 from services.common.ports.launcher import Workload
 from services.common.reconcile import Change
 from services.common.telemetry import trace_id
 from services.trainer import provenance, token_count
-from services.trainer.job import EXITS_STOPPED
 from services.trainer.token_count import KIND, MAX_CRASHES, TokenCount
 from services.trainer.use_cases import Trainer
 
@@ -114,7 +113,7 @@ async def reconcile_count(trainer: Trainer, record: Record) -> Change:
     result = await _result(trainer, count)  # it may have come between the two looks
     if result is not None:
         return _ended(count, result)
-    crash_count = count.crash_count + (seen.exit_code not in EXITS_STOPPED)
+    crash_count = count.crash_count + (seen.exit_code not in attempts.EXITS_STOPPED)
     if crash_count < MAX_CRASHES:
         return Change(replace(count, state="PENDING", crash_count=crash_count).to_document(), 0.0)
     output, _ = await trainer.launcher.logs(key)
