@@ -15,9 +15,8 @@ whether another replica left work behind. While the database is away it asks les
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from services.common.errors import Conflict, NotFound, Unavailable
@@ -39,6 +38,12 @@ class Change:
     document: Document
     due_in_s: float | None
     events: Sequence[NewEvent] = ()
+
+    def stamped(self, has_ended: bool, time: datetime) -> "Change":
+        """Return it with the time of the end, where the resource has ended and that is not written yet."""
+        if not has_ended or self.document.get("end_time"):
+            return self
+        return replace(self, document={**self.document, "end_time": time.isoformat()})
 
 
 Step = Callable[[Record], Awaitable[Change]]
@@ -127,17 +132,17 @@ class Reconciler:
 
     async def _move(self, record: Record) -> None:
         resume(record.document.get("trace_id") or "")
-        begin_s = time.monotonic()
+        begin_s = _monotonic_s()
         if record.due_time is not None:
             late_s = (self._clock() - record.due_time).total_seconds()
             self._metrics.lag_seconds.labels(self._kind).observe(max(0.0, late_s))
         outcome = await self._look(record)
-        self._metrics.look_seconds.labels(self._kind).observe(time.monotonic() - begin_s)
+        self._metrics.look_seconds.labels(self._kind).observe(_monotonic_s() - begin_s)
         self._metrics.looks.labels(self._kind, outcome).inc()
 
     async def _look(self, record: Record) -> str:
         """Look at a record, and write what was decided. Returns: what came of it, as a label."""
-        begin_s = time.monotonic()
+        begin_s = _monotonic_s()
         try:
             change = await self._step(record)
         except Exception as error:  # a step that fails is looked at again, whatever it raised
@@ -165,7 +170,7 @@ class Reconciler:
             except Unavailable:
                 tries += 1
                 pause_s = _backoff_s(tries, MAX_AWAY_BACKOFF_S)
-                if time.monotonic() + pause_s - begin_s > self._lease_s:
+                if _monotonic_s() + pause_s - begin_s > self._lease_s:
                     raise
                 await asyncio.sleep(pause_s)
 
@@ -188,6 +193,11 @@ class Reconciler:
             await self._apply(record, Change(record.document, _backoff_s(failures, MAX_BACKOFF_S), told))
         except (Conflict, NotFound, Unavailable) as refusal:
             log(_logger, logging.INFO, "not put back; the lease will end", name=record.name, error=refusal.message)
+
+
+def _monotonic_s() -> float:
+    """Return the event loop's time, which a simulator's loop has in its own hands."""
+    return asyncio.get_running_loop().time()
 
 
 def _backoff_s(failures: int, most_s: float) -> float:

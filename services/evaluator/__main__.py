@@ -35,6 +35,9 @@ class Settings:
     gateway_url: str = setting("GATEWAY_URL", "root of the gateway's HTTP API", default="http://127.0.0.1:8080")
     parallel_questions: int = setting("PARALLEL_QUESTIONS", "questions of an evaluation in flight at a time", default=16)
     lease_s: float = setting("LEASE_S", "seconds that a claim on an evaluation lasts", default=60.0)
+    worker_silence_s: float = setting(
+        "WORKER_SILENCE_S", "seconds without news after which a worker is stopped and followed by the next", default=3600.0
+    )
 
 
 async def run(settings: Settings, program: Program) -> None:
@@ -50,6 +53,7 @@ async def run(settings: Settings, program: Program) -> None:
             "GATEWAY_URL": settings.gateway_url,
             "PARALLEL_QUESTIONS": str(settings.parallel_questions),
         },
+        silence_limit_s=settings.worker_silence_s,
     )
     server = GrpcServer(
         settings.address,

@@ -2,11 +2,9 @@
 
     PENDING → RUNNING → SUCCEEDED      (FAILED and CANCELLED from anywhere)
 
-An attempt is one launch of the worker, with a token and a key of its own. Its number is taken by creating its record,
-which holds the token's hash and the key's name, so that the key can be revoked whoever launched it. A service that dies
-between taking a number and writing the evaluation finds the record again: if the launcher knows the workload it is
-adopted, otherwise the number is passed over. A key whose name was lost with it can only ask models, and ends by itself.
-For the same reason an evaluation that is cancelled stops every attempt that has a record, written or not.
+An attempt is one launch of the worker; `common/attempts.py` says how it is launched and known again. Each try has a key
+for the gateway, whose name is in the attempt's record before the worker is launched, so that it can be revoked whoever
+launched it. A key whose name was lost with its service can only ask models, and ends by itself.
 
 A worker that leaves with exit code 75 was told to, because its node is taken away, say. That is no crash, so it is not
 counted as one.
@@ -15,29 +13,25 @@ The result is what the manifest under the evaluation's one key says, read before
 """
 
 import asyncio
-import json
+import functools
 import logging
-import secrets
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from services.common import attempts, errors, telemetry
-from services.common.names import last, project_of
-from services.common.ports.database import NewEvent, Record
-from services.common.ports.launcher import Observation, Workload, WorkloadState
+from services.common.names import project_of
+from services.common.ports.database import Document, NewEvent, Record
+from services.common.ports.launcher import Observation, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.evaluator import suite
-from services.evaluator.clients import Key
-from services.evaluator.evaluation import KIND, MAX_CRASHES, Evaluation, now
+from services.evaluator.evaluation import KIND, MAX_CRASHES, Evaluation
 from services.evaluator.scoring import criteria
 from services.evaluator.suite import Suite
 from services.evaluator.use_cases import Evaluator
 
 LOOK_AGAIN_S = 0.5
-LAST_WORDS = 3
 
 _logger = logging.getLogger("afina.evaluator")
 
@@ -45,15 +39,20 @@ _logger = logging.getLogger("afina.evaluator")
 async def reconcile_evaluation(evaluator: Evaluator, record: Record) -> Change:
     """Look at an evaluation and move it by at most one state."""
     current = Evaluation.from_document(record.document)
+    try:
+        change = await _look(evaluator, current)
+    except (errors.InvalidInput, errors.NotFound, errors.WrongState) as error:
+        change = await _end(evaluator, current.fail(error), error.message, "ERROR")
+    return change.stamped(Evaluation.from_document(change.document).has_ended, evaluator.clock())
+
+
+async def _look(evaluator: Evaluator, current: Evaluation) -> Change:
     if current.state == "CANCELLING":
         return await _cancel(evaluator, current)
-    try:
-        result = await _result(evaluator, current)
-        if result is not None:
-            return await _succeed(evaluator, current, result)
-        return await (_start if current.state == "PENDING" else _observe)(evaluator, current)
-    except (errors.InvalidInput, errors.NotFound, errors.WrongState) as error:
-        return await _end(evaluator, current.fail(error), error.message, "ERROR")
+    result = await _result(evaluator, current)
+    if result is not None:
+        return await _succeed(evaluator, current, result)
+    return await (_start if current.state == "PENDING" else _observe)(evaluator, current)
 
 
 async def _result(evaluator: Evaluator, current: Evaluation) -> Manifest | None:
@@ -85,58 +84,32 @@ async def _start(evaluator: Evaluator, current: Evaluation) -> Change:
         seen = await evaluator.launcher.observe(current.workload_key(current.attempt))
         if seen.state == WorkloadState.PENDING:
             return Change(current.to_document(), LOOK_AGAIN_S)
-        if seen.state != WorkloadState.GONE:
-            moved = current.move("RUNNING", start_time=current.start_time or now())
-            return Change(moved.to_document(), LOOK_AGAIN_S, [_state_event(moved, f"Attempt {current.attempt} asks.")])
-    attempt = await _launch(evaluator, current)
+        await attempts.note_running(evaluator.database, current.name, current.attempt)
+        moved = current.move("RUNNING", start_time=current.start_time or evaluator.clock().isoformat())
+        return Change(moved.to_document(), LOOK_AGAIN_S, [_state_event(moved, f"Attempt {current.attempt} asks.")])
+    attempt = _attempt(current, current.attempt + 1)
+    asked = Suite.from_document((await evaluator.database.get(suite.KIND, current.suite)).document)
+    issue = functools.partial(_issue, evaluator, current)
+    seen = await attempts.ensure_launched(evaluator, attempt, spec_of(current, asked, attempt.number), issue)
     if (await evaluator.database.get(KIND, current.name)).document["state"] != current.state:
         # Somebody cancelled while we launched, and may have looked before there was anything to stop.
-        await evaluator.launcher.stop(current.workload_key(attempt))
+        await evaluator.launcher.stop(attempt.key)
         await _revoke_all(evaluator, current)
-    seen = await evaluator.launcher.observe(current.workload_key(attempt))
     waits = seen.state == WorkloadState.PENDING
     events = [NewEvent("QUEUED", seen.message, data={"position": seen.position})] if waits else []
-    return Change(replace(current, attempt=attempt).to_document(), LOOK_AGAIN_S if waits else 0.0, events)
+    return Change(replace(current, attempt=attempt.number).to_document(), LOOK_AGAIN_S if waits else 0.0, events)
 
 
-async def _launch(evaluator: Evaluator, current: Evaluation) -> int:
-    """Take a number, write the spec, launch. Returns: the attempt that runs now."""
-    token = secrets.token_urlsafe(32)
+def _attempt(current: Evaluation, number: int) -> attempts.Attempt:
+    return attempts.Attempt(current.name, number, "services.evaluator.worker", current.spec_key(number), "afina.dev/evaluation")
+
+
+async def _issue(evaluator: Evaluator, current: Evaluation, dropped: Sequence[Document]) -> attempts.Grant:
+    """Issue the key that one try's worker asks models with, and revoke those of the tries that are dropped for it."""
+    for one in dropped:
+        await _revoke(evaluator, one["api_key"])
     key = await evaluator.peers.create_key(project_of(current.name), f"evaluation {current.id}")
-    for attempt in range(current.attempt + 1, current.attempt + 100):
-        document = {**attempts.document_of(token), "api_key": key.name}
-        try:
-            await evaluator.database.create(attempts.KIND, attempts.name_of(current.name, attempt), document)
-        except errors.AlreadyExists:
-            if (await evaluator.launcher.observe(current.workload_key(attempt))).state == WorkloadState.GONE:
-                continue
-            await _revoke(evaluator, key.name)
-            return attempt
-        asked = Suite.from_document((await evaluator.database.get(suite.KIND, current.suite)).document)
-        spec = json.dumps(spec_of(current, asked, attempt), indent=1).encode()
-        await asyncio.to_thread(evaluator.store.commit, current.spec_key(attempt), spec)
-        workload = _workload(evaluator, current, attempt, token, key)
-        await evaluator.launcher.launch(evaluator.launcher.plan(workload))
-        return attempt
-    raise errors.WrongState(f"{current.name} has used up its attempts.", reason="ATTEMPTS_EXHAUSTED")
-
-
-def _workload(evaluator: Evaluator, current: Evaluation, attempt: int, token: str, key: Key) -> Workload:
-    return Workload(
-        key=current.workload_key(attempt),
-        kind="job",
-        command=(sys.executable, "-m", "services.evaluator.worker"),
-        environment={
-            **evaluator.worker_environment,
-            **evaluator.store.environment(),
-            "AFINA_SPEC": current.spec_key(attempt),
-            "AFINA_ATTEMPT_TOKEN": token,
-            "OBJECT_STORE": evaluator.store.url,
-            **telemetry.carried(telemetry.TRACEPARENT_VARIABLE),
-            "GATEWAY_API_KEY": key.secret,
-        },
-        labels={"afina.dev/evaluation": current.id, "afina.dev/project": project_of(current.name)},
-    )
+    return attempts.Grant({"GATEWAY_API_KEY": key.secret}, {"api_key": key.name})
 
 
 def spec_of(current: Evaluation, asked: Suite, attempt: int) -> dict[str, Any]:
@@ -165,6 +138,9 @@ async def _observe(evaluator: Evaluator, current: Evaluation) -> Change:
     """Look for the worker; its manifest was not there a moment ago."""
     seen = await evaluator.launcher.observe(current.workload_key(current.attempt))
     if not seen.has_ended:
+        silent_s = await attempts.silence_s(evaluator.database, current.name, current.attempt, evaluator.clock())
+        if silent_s > evaluator.silence_limit_s:
+            await evaluator.launcher.stop(current.workload_key(current.attempt))
         return Change(current.to_document(), LOOK_AGAIN_S)
     result = await _result(evaluator, current)  # again: it may have published and left between our two looks
     if result is not None:
@@ -174,24 +150,16 @@ async def _observe(evaluator: Evaluator, current: Evaluation) -> Change:
 
 async def _attempt_over(evaluator: Evaluator, current: Evaluation, seen: Observation) -> Change:
     """Decide what follows an attempt that ended without a result."""
-    told = await _told(evaluator, current)
+    told = await attempts.told_by(evaluator.store, current.error_key(current.attempt))
     if seen.exit_code == attempts.EXIT_INVALID_INPUT and told:
-        violations = [errors.Violation(**violation) for violation in told["violations"]]
-        raise errors.InvalidInput(
-            told["message"],
-            reason=told["reason"],
-            metadata=told["metadata"],
-            violations=violations,
-            violation_count=told["violation_count"],
-        )
-    why = told["message"] if told else await _last_words(evaluator, current)
+        raise attempts.refusal_of(told)
+    why = told["message"] if told else await attempts.last_words(evaluator.launcher, current.workload_key(current.attempt))
     is_crash = seen.exit_code not in attempts.EXITS_STOPPED
     crash_count = current.crash_count + is_crash
     if crash_count >= MAX_CRASHES:
         text = f"The worker ended {crash_count} times without a result. {seen.message} {why}"
         raise errors.WrongState(text, reason=told["reason"] if told else "WORKER_CRASHED")
-    record = await evaluator.database.get(attempts.KIND, attempts.name_of(current.name, current.attempt))
-    await _revoke(evaluator, record.document["api_key"])
+    await _revoke_tries(evaluator, await attempts.find(evaluator.database, current.name, current.attempt))
     how = f"ended without a result: {seen.message} {why}" if is_crash else "was told to leave."
     message = f"Attempt {current.attempt} {how} The next one begins."
     event = NewEvent("ATTEMPT_ENDED", message, "WARNING" if is_crash else "INFO", {"exit_code": seen.exit_code})
@@ -199,36 +167,17 @@ async def _attempt_over(evaluator: Evaluator, current: Evaluation, seen: Observa
     return Change(moved.to_document(), 0.0, [event])
 
 
-async def _told(evaluator: Evaluator, current: Evaluation) -> dict[str, Any] | None:
-    """Return why the worker gave up, where it said so."""
-    try:
-        document: dict[str, Any] = json.loads(await asyncio.to_thread(evaluator.store.read, current.error_key(current.attempt)))
-        return document
-    except errors.ArtifactNotFound:
-        return None
-
-
-async def _last_words(evaluator: Evaluator, current: Evaluation) -> str:
-    output, _ = await evaluator.launcher.logs(current.workload_key(current.attempt))
-    lines = output.decode(errors="replace").strip().splitlines()[-LAST_WORDS:]
-    return f"Its last words: {' | '.join(lines)}" if lines else "It said nothing."
-
-
 async def _cancel(evaluator: Evaluator, current: Evaluation) -> Change:
     """Stop the worker, then end; also the one of an attempt that was launched and could not be written any more."""
-    numbers = [int(last(record.name)) for record in await _attempts(evaluator, current)]
-    for attempt in [number for number in numbers if number > current.given_up]:
-        key = current.workload_key(attempt)
-        await evaluator.launcher.stop(key)
-        if not (await evaluator.launcher.observe(key)).has_ended:
-            return Change(current.to_document(), LOOK_AGAIN_S)
+    if not await attempts.stop_all(evaluator, current.name, since=current.given_up + 1):
+        return Change(current.to_document(), LOOK_AGAIN_S)
     return await _end(evaluator, current.move("CANCELLED"), "The evaluation was cancelled.", "INFO")
 
 
 async def _end(evaluator: Evaluator, ended: Evaluation, message: str, level: str) -> Change:
     """End, revoke the keys of all attempts, and remove what they kept of their answers. Idempotent.
 
-    A key that can't be revoked now ends by itself within hours; answers don't, so without a store the end waits.
+    A key that can't be revoked now ends by itself within days; answers don't, so without a store the end waits.
     """
     await _revoke_all(evaluator, ended)
     await asyncio.to_thread(_forget_answers, evaluator, ended)
@@ -241,13 +190,13 @@ def _forget_answers(evaluator: Evaluator, ended: Evaluation) -> None:
 
 
 async def _revoke_all(evaluator: Evaluator, current: Evaluation) -> None:
-    for record in await _attempts(evaluator, current):
-        await _revoke(evaluator, record.document["api_key"])
+    for record in await attempts.recorded(evaluator.database, current.name):
+        await _revoke_tries(evaluator, record)
 
 
-async def _attempts(evaluator: Evaluator, current: Evaluation) -> Sequence[Record]:
-    """Return the records of all attempts, newest first."""
-    return await evaluator.database.list(attempts.KIND, f"{current.name}/attempts", limit=1000)
+async def _revoke_tries(evaluator: Evaluator, record: Record) -> None:
+    for one in attempts.tries_of(record):
+        await _revoke(evaluator, one["api_key"])
 
 
 async def _revoke(evaluator: Evaluator, key: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from services.common.errors import AfinaError, Violation, WrongState
@@ -106,8 +105,6 @@ class Evaluation:
         """Return the evaluation in another state. Raises: WrongState."""
         if state not in MOVES[self.state]:
             raise WrongState(f"{self.name} is {self.state} and can't become {state}.", metadata={"state": self.state})
-        if not MOVES[state]:
-            changes["end_time"] = now()
         return replace(self, state=state, **changes)
 
     def fail(self, error: AfinaError) -> "Evaluation":
@@ -143,8 +140,3 @@ def check_subjects(subjects: Sequence[Subject], prompts: Sequence[str]) -> list[
         if len(set(subject.prompts)) < len(subject.prompts):
             violations.append(Violation(f"{path}.prompts", "REPEATED", "A prompt stands there twice; drop one."))
     return violations
-
-
-def now() -> str:
-    """The time, ISO 8601 UTC."""
-    return datetime.now(UTC).isoformat()

@@ -1,6 +1,6 @@
 """What can be asked of the evaluator: one short function a verb."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -38,6 +38,8 @@ class Evaluator:
     launcher: Launcher
     peers: Peers
     worker_environment: Mapping[str, str]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    silence_limit_s: float = 3600.0  # a worker that reports nothing new for so long is stopped, and followed by the next
 
 
 async def create_suite(evaluator: Evaluator, parent: str, asked: Suite, suite_id: str) -> Record:
@@ -110,7 +112,7 @@ async def create_evaluation(
         evaluation.KIND,
         name,
         new.to_document(),
-        due_time=datetime.now(UTC),
+        due_time=evaluator.clock(),
         request_id=f"{parent}:{request_id}" if request_id else "",
         events=[created],
     )
@@ -141,7 +143,7 @@ async def cancel_evaluation(evaluator: Evaluator, name: str) -> Record:
         moved = current.move("CANCELLING")
         event = NewEvent("STATE_CHANGED", "Somebody asked to cancel; the evaluation stops.", data={"state": moved.state})
         try:
-            return await evaluator.database.update(record, moved.to_document(), due_time=datetime.now(UTC), events=[event])
+            return await evaluator.database.update(record, moved.to_document(), due_time=evaluator.clock(), events=[event])
         except Conflict:
             continue
     raise Conflict(f"{name} changes too often to be cancelled; repeat.")

@@ -46,6 +46,9 @@ class Settings:
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
     lease_s: float = setting("LEASE_S", "seconds that a claim on a job lasts", default=60.0)
+    worker_silence_s: float = setting(
+        "WORKER_SILENCE_S", "seconds without news after which a worker is stopped and followed by the next", default=3600.0
+    )
 
 
 async def run(settings: Settings, program: Program) -> None:
@@ -56,6 +59,7 @@ async def run(settings: Settings, program: Program) -> None:
         launcher=program.launcher(choose.launcher(settings.launcher)),
         peers=GrpcPeers(settings.dataset_address, settings.inference_address),
         worker_environment={**RECOMMENDED, "AFINA_CACHE": settings.cache, "AFINA_REPORT_TO": settings.address},
+        silence_limit_s=settings.worker_silence_s,
     )
     server = GrpcServer(
         settings.address,

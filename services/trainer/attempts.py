@@ -3,34 +3,34 @@
     VALIDATING → PENDING → RUNNING → PROVING → SUCCEEDED      (FAILED and CANCELLED from anywhere)
     PENDING, RUNNING → PAUSING → PAUSED → PENDING
 
-An attempt is one launch of the worker. Its number is taken by creating its record, which holds the hash of its token,
-so a token is never known for a launch that somebody else made. A service that dies between taking a number and writing
-the job finds the record again: if the launcher knows the workload it is adopted, otherwise the number is passed over.
+An attempt is one launch of the worker; `common/attempts.py` says how it is launched and known again. Of those that ended
+without a result, crashes are counted, and so many end the job.
 
 The result is what the manifest under the job's one key says. Whoever commits it first has won, and it is read before
 anybody looks at processes: a worker that finished while the service was away has finished.
 
 A worker leaves with exit code 75 when it was told to, with a checkpoint: because the job pauses, or because its node is
 taken away. That is no crash, so it is not counted as one; only being told so again and again without a step between is.
+One that reports nothing new for an hour hangs, and is told so.
 """
 
 import asyncio
 import json
-import secrets
-import sys
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from services.common import attempts, errors, telemetry
+from services.common import attempts, errors
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
-from services.common.ports.launcher import Observation, Workload, WorkloadState
+from services.common.ports.launcher import Observation, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.trainer import planning, recipe
-from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
+from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job
 from services.trainer.proving import prove, state_event
+from services.trainer.sweep import KIND as SWEEP_KIND
+from services.trainer.sweep import Sweep
 from services.trainer.token_count import TokenCount
 from services.trainer.token_counts import count_of, get_count
 from services.trainer.use_cases import Trainer
@@ -51,13 +51,17 @@ async def reconcile_job(trainer: Trainer, record: Record) -> Change:
         "CANCELLING": _cancel,
     }[job.state]
     try:
-        return await step(trainer, job)
+        change = await step(trainer, job)
     except (errors.InvalidInput, errors.NotFound, errors.WrongState) as error:
-        return _ended(job.fail(error), error.message, "ERROR")
+        change = _ended(job.fail(error), error.message, "ERROR")
+    return change.stamped(Job.from_document(change.document).has_ended, trainer.clock())
 
 
 async def _validate(trainer: Trainer, job: Job) -> Change:
     """Turn the file into a Dataset, find the base, have the tokens counted, and complete the recipe."""
+    if job.sweep and not await _is_wanted(trainer, job.sweep):
+        cancelled = job.move("CANCELLING")
+        return Change(cancelled.to_document(), 0.0, [state_event(cancelled, "Its sweep is over before it has begun.")])
     name = job.dataset or await trainer.peers.finalize(job.training_file, job.split, job.validation_file)
     dataset = await trainer.peers.dataset(name)
     base = await trainer.peers.base(job.base_model)
@@ -81,54 +85,34 @@ async def _validate(trainer: Trainer, job: Job) -> Change:
     return Change(moved.to_document(), 0.0, [*events, state_event(moved, "The job waits for its turn.")])
 
 
+async def _is_wanted(trainer: Trainer, sweep: str) -> bool:
+    """Whether a sweep goes on. A replica that froze may create a member after another one has cancelled the sweep."""
+    found = Sweep.from_document((await trainer.database.get(SWEEP_KIND, sweep)).document)
+    return not found.has_ended and found.state != "CANCELLING"
+
+
 async def _start(trainer: Trainer, job: Job) -> Change:
     """Launch an attempt, or adopt the one that was launched."""
     if job.attempt and not job.is_attempt_over:
         seen = await trainer.launcher.observe(job.workload_key(job.attempt))
         if seen.state == WorkloadState.PENDING:
             return Change(job.to_document(), LOOK_AGAIN_S)
-        moved = job.move("RUNNING", start_time=job.start_time or now())
+        await attempts.note_running(trainer.database, job.name, job.attempt)
+        moved = job.move("RUNNING", start_time=job.start_time or trainer.clock().isoformat())
         return Change(moved.to_document(), LOOK_AGAIN_S, [state_event(moved, f"Attempt {job.attempt} runs.")])
-    attempt = await _launch(trainer, job)
+    attempt = _attempt(job, job.attempt + 1)
+    seen = await attempts.ensure_launched(trainer, attempt, _spec(job, attempt.number))
     if (await trainer.database.get(KIND, job.name)).document["state"] != job.state:
         # Somebody cancelled or paused while we launched, and may have looked before there was anything to stop.
-        await trainer.launcher.stop(job.workload_key(attempt))
-    changed = replace(job, attempt=attempt, is_attempt_over=False)
-    seen = await trainer.launcher.observe(job.workload_key(attempt))
+        await trainer.launcher.stop(attempt.key)
+    changed = replace(job, attempt=attempt.number, is_attempt_over=False)
     waiting = [NewEvent("QUEUED", seen.message, data={"position": seen.position})] if seen.state == WorkloadState.PENDING else []
     return Change(changed.to_document(), 0.0 if not waiting else LOOK_AGAIN_S, waiting)
 
 
-async def _launch(trainer: Trainer, job: Job) -> int:
-    """Take a number, write the spec, launch. Returns: the attempt that runs now."""
-    for attempt in range(job.attempt + 1, job.attempt + 100):
-        token = secrets.token_urlsafe(32)
-        document = attempts.document_of(token)
-        try:
-            await trainer.database.create(attempts.KIND, attempts.name_of(job.name, attempt), document)
-        except errors.AlreadyExists:
-            if (await trainer.launcher.observe(job.workload_key(attempt))).state != WorkloadState.GONE:
-                return attempt
-            continue
-        spec_key = f"jobs/{job.id}/spec-{attempt}.json"
-        await asyncio.to_thread(trainer.store.commit, spec_key, json.dumps(_spec(job, attempt), indent=1).encode())
-        workload = Workload(
-            key=job.workload_key(attempt),
-            kind="job",
-            command=(sys.executable, "-m", "services.trainer.worker"),
-            environment={
-                **trainer.worker_environment,
-                **trainer.store.environment(),
-                "AFINA_SPEC": spec_key,
-                "AFINA_ATTEMPT_TOKEN": token,
-                "OBJECT_STORE": trainer.store.url,
-                **telemetry.carried(telemetry.TRACEPARENT_VARIABLE),
-            },
-            labels={"afina.dev/fine-tuning-job": job.id, "afina.dev/project": project_of(job.name)},
-        )
-        await trainer.launcher.launch(trainer.launcher.plan(workload))
-        return attempt
-    raise errors.WrongState(f"{job.name} has used up its attempts.", reason="ATTEMPTS_EXHAUSTED")
+def _attempt(job: Job, number: int) -> attempts.Attempt:
+    spec_key, label = f"jobs/{job.id}/spec-{number}.json", "afina.dev/fine-tuning-job"
+    return attempts.Attempt(job.name, number, "services.trainer.worker", spec_key, label)
 
 
 def _spec(job: Job, attempt: int) -> dict[str, Any]:
@@ -152,9 +136,13 @@ def _spec(job: Job, attempt: int) -> dict[str, Any]:
 async def _observe(trainer: Trainer, job: Job) -> Change:
     """Look for the manifest first, then for the worker."""
     seen = await trainer.launcher.observe(job.workload_key(job.attempt))
-    if not await _has_result(trainer, job):
-        return await _attempt_over(trainer, job, seen) if seen.has_ended else Change(job.to_document(), LOOK_AGAIN_S)
-    return _trained(job)
+    if await _has_result(trainer, job):
+        return _trained(job)
+    if seen.has_ended:
+        return await _attempt_over(trainer, job, seen)
+    if await attempts.silence_s(trainer.database, job.name, job.attempt, trainer.clock()) > trainer.silence_limit_s:
+        await trainer.launcher.stop(job.workload_key(job.attempt))
+    return Change(job.to_document(), LOOK_AGAIN_S)
 
 
 def _trained(job: Job) -> Change:
@@ -171,12 +159,9 @@ async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change
         return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, data={"exit_code": seen.exit_code})])
     crash_count = job.crash_count + 1
     if crash_count >= MAX_CRASHES:
-        output, _ = await trainer.launcher.logs(job.workload_key(job.attempt))
-        lines = output.decode(errors="replace").strip().splitlines()[-3:]
-        raise errors.WrongState(
-            f"The worker ended {crash_count} times without a result. {seen.message} Its last words: {' | '.join(lines)}",
-            reason="WORKER_CRASHED",
-        )
+        words = await attempts.last_words(trainer.launcher, job.workload_key(job.attempt))
+        told = f"The worker ended {crash_count} times without a result. {seen.message} {words}"
+        raise errors.WrongState(told, reason="WORKER_CRASHED")
     moved = job.move("PENDING", is_attempt_over=True, crash_count=crash_count)
     message = f"Attempt {job.attempt} ended without a result: {seen.message} The next one goes on from its last checkpoint."
     return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, "WARNING", {"exit_code": seen.exit_code})])
@@ -203,16 +188,11 @@ async def _saved_step(trainer: Trainer, job: Job) -> int:
 
 async def _raise_refusal(trainer: Trainer, job: Job, seen: Observation) -> None:
     """Raises: InvalidInput, as the worker said it, where it found that what was asked for can't work."""
-    if seen.exit_code == attempts.EXIT_INVALID_INPUT:
-        told = json.loads(await asyncio.to_thread(trainer.store.read, f"jobs/{job.id}/error-{job.attempt}.json"))
-        violations = [errors.Violation(**violation) for violation in told.get("violations", [])]
-        raise errors.InvalidInput(
-            told["message"],
-            reason=told["reason"],
-            metadata=told.get("metadata"),
-            violations=violations,
-            violation_count=told.get("violation_count"),
-        )
+    if seen.exit_code != attempts.EXIT_INVALID_INPUT:
+        return
+    told = await attempts.told_by(trainer.store, f"jobs/{job.id}/error-{job.attempt}.json")
+    if told is not None:
+        raise attempts.refusal_of(told)
 
 
 async def _pause(trainer: Trainer, job: Job) -> Change:
@@ -222,7 +202,7 @@ async def _pause(trainer: Trainer, job: Job) -> Change:
         seen = await trainer.launcher.observe(key)
         if await _has_result(trainer, job):
             return _trained(job)
-        asked_s = (datetime.now(UTC) - datetime.fromisoformat(job.pause_time)).total_seconds()
+        asked_s = (trainer.clock() - datetime.fromisoformat(job.pause_time)).total_seconds()
         if seen.state == WorkloadState.PENDING or (not seen.has_ended and asked_s > PAUSE_LIMIT_S):
             await trainer.launcher.stop(key)
             seen = await trainer.launcher.observe(key)
@@ -243,11 +223,7 @@ async def _has_result(trainer: Trainer, job: Job) -> bool:
 
 async def _cancel(trainer: Trainer, job: Job) -> Change:
     """Stop the worker, then end; also the one of an attempt that was launched and could not be written any more."""
-    recorded = [int(last(r.name)) for r in await trainer.database.list(attempts.KIND, f"{job.name}/attempts", limit=1000)]
-    keys = [job.workload_key(attempt) for attempt in recorded if attempt >= job.attempt]
-    for key in keys:
-        await trainer.launcher.stop(key)
-    if not all([(await trainer.launcher.observe(key)).has_ended for key in keys]):
+    if not await attempts.stop_all(trainer, job.name, since=job.attempt):
         return Change(job.to_document(), LOOK_AGAIN_S)
     return _ended(job.move("CANCELLED"), "The job was cancelled.", "INFO")
 

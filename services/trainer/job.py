@@ -95,13 +95,11 @@ class Job:
         """Return the job in another state. Raises: WrongState."""
         if state not in MOVES[self.state]:
             raise WrongState(f"{self.name} is {self.state} and can't become {state}.", metadata={"state": self.state})
-        if not MOVES[state]:
-            changes["end_time"] = now()
         return replace(self, state=state, **changes)
 
-    def pause(self) -> "Job":
+    def pause(self, time: datetime) -> "Job":
         """Return the job as one that pauses. Raises: WrongState."""
-        return self.move("PAUSING", pause_time=now())
+        return self.move("PAUSING", pause_time=time.isoformat())
 
     def resume(self) -> "Job":
         """Return the job as one that goes on where it was. Raises: WrongState (it is not paused).

@@ -7,7 +7,7 @@ from typing import Any
 from services.common.errors import AfinaError, Violation, WrongState
 from services.common.names import last, project_of
 from services.trainer import recipe
-from services.trainer.job import Job, now
+from services.trainer.job import Job
 
 KIND = "sweep"
 MAX_RECIPES = 64
@@ -79,8 +79,6 @@ class Sweep:
         """Return the sweep in another state. Raises: WrongState."""
         if state not in MOVES[self.state]:
             raise WrongState(f"{self.name} is {self.state} and can't become {state}.", metadata={"state": self.state})
-        if not MOVES[state]:
-            changes["end_time"] = now()
         return replace(self, state=state, **changes)
 
     def fail(self, error: AfinaError) -> "Sweep":

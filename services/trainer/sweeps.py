@@ -10,7 +10,6 @@ proven then. A winner whose proof fails gives way to the next best.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from services.common import errors
 from services.common.names import new_id, parse, project_of
@@ -48,7 +47,7 @@ async def create_sweep(trainer: Trainer, parent: str, asked: Sweep, request_id: 
         KIND,
         sweep.name,
         sweep.to_document(),
-        due_time=datetime.now(UTC),
+        due_time=trainer.clock(),
         request_id=f"{parent}:{request_id}" if request_id else "",
         events=[created],
     )
@@ -91,7 +90,7 @@ async def cancel_sweep(trainer: Trainer, name: str) -> Record:
         moved = sweep.move("CANCELLING")
         event = _state_event(moved, "Somebody asked to cancel; the job that runs is cancelled with the sweep.")
         try:
-            return await trainer.database.update(record, moved.to_document(), due_time=datetime.now(UTC), events=[event])
+            return await trainer.database.update(record, moved.to_document(), due_time=trainer.clock(), events=[event])
         except errors.Conflict:
             continue
     raise errors.Conflict(f"{name} changes too often; repeat.", metadata={"name": name})
@@ -102,9 +101,10 @@ async def reconcile_sweep(trainer: Trainer, record: Record) -> Change:
     sweep = Sweep.from_document(record.document)
     step = {"RUNNING": _run, "PROVING": _prove, "CANCELLING": _cancel}[sweep.state]
     try:
-        return await step(trainer, sweep)
+        change = await step(trainer, sweep)
     except (errors.InvalidInput, errors.NotFound, errors.WrongState) as error:
-        return _ended(sweep.fail(error), error.message, "ERROR")
+        change = _ended(sweep.fail(error), error.message, "ERROR")
+    return change.stamped(Sweep.from_document(change.document).has_ended, trainer.clock())
 
 
 async def _run(trainer: Trainer, sweep: Sweep) -> Change:

@@ -11,7 +11,6 @@ from itertools import accumulate
 from typing import Any
 
 from services.common.names import last
-from services.trainer.job import now
 
 KIND = "tokenCount"
 BUCKETS = 12
@@ -113,11 +112,11 @@ class TokenCount:
 
     def succeed(self, parts: Mapping[str, Any]) -> "TokenCount":
         """Return it with its numbers."""
-        return replace(self, state="SUCCEEDED", parts=parts, end_time=now())
+        return replace(self, state="SUCCEEDED", parts=parts)
 
     def fail(self, error: Mapping[str, Any]) -> "TokenCount":
         """Return it as failed; `error` is one of Afina's as a document."""
-        return replace(self, state="FAILED", error=error, end_time=now())
+        return replace(self, state="FAILED", error=error)
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""

@@ -9,16 +9,13 @@ it. Its result is committed under one key; a service that was away reads it, and
 
 import asyncio
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from services.common import attempts, errors
 from services.common.names import parse, project_of
 from services.common.ports.database import Record
-from services.common.ports.launcher import Workload
 from services.common.reconcile import Change
 from services.common.telemetry import trace_id
 from services.trainer import provenance, token_count
@@ -55,13 +52,13 @@ async def count_of(
     parts = {key: dataset[key] for key in ("name", "digest", "train", "validation")}
     fresh = TokenCount(name, dataset["name"], base_model, parts, base, trace_id=trace_id.get())
     try:
-        return await trainer.database.create(KIND, name, fresh.to_document(), due_time=datetime.now(UTC))
+        return await trainer.database.create(KIND, name, fresh.to_document(), due_time=trainer.clock())
     except errors.AlreadyExists:
         record = await trainer.database.get(KIND, name)
     known = TokenCount.from_document(record.document)
     if known.error.get("reason") == "WORKER_CRASHED":
         again = replace(known, state="PENDING", crash_count=0, error={}, end_time="")
-        return await trainer.database.update(record, again.to_document(), due_time=datetime.now(UTC))
+        return await trainer.database.update(record, again.to_document(), due_time=trainer.clock())
     return record
 
 
@@ -98,15 +95,19 @@ async def too_long(trainer: Trainer, count: TokenCount, max_length: int, limit: 
 
 async def reconcile_count(trainer: Trainer, record: Record) -> Change:
     """Look at a count and move it by at most one state."""
-    count = TokenCount.from_document(record.document)
+    change = await _look(trainer, TokenCount.from_document(record.document))
+    return change.stamped(TokenCount.from_document(change.document).has_ended, trainer.clock())
+
+
+async def _look(trainer: Trainer, count: TokenCount) -> Change:
     result = await _result(trainer, count)
     if result is not None:
         return _ended(count, result)
     if count.state == "PENDING":
-        attempt = count.attempt + 1
-        await _launch(trainer, count, attempt)
-        return Change(replace(count, state="RUNNING", attempt=attempt).to_document(), LOOK_AGAIN_S)
-    key = f"{count.id}-{count.attempt}"
+        attempt = _attempt(count, count.attempt + 1)
+        await attempts.ensure_launched(trainer, attempt, _spec(count))
+        return Change(replace(count, state="RUNNING", attempt=attempt.number).to_document(), LOOK_AGAIN_S)
+    key = _attempt(count, count.attempt).key
     seen = await trainer.launcher.observe(key)
     if not seen.has_ended:
         return Change(count.to_document(), LOOK_AGAIN_S)
@@ -116,10 +117,24 @@ async def reconcile_count(trainer: Trainer, record: Record) -> Change:
     crash_count = count.crash_count + (seen.exit_code not in attempts.EXITS_STOPPED)
     if crash_count < MAX_CRASHES:
         return Change(replace(count, state="PENDING", crash_count=crash_count).to_document(), 0.0)
-    output, _ = await trainer.launcher.logs(key)
-    words = " | ".join(output.decode(errors="replace").strip().splitlines()[-3:])
-    text = f"Counting the tokens ended {MAX_CRASHES} times without a result. {seen.message} Its last words: {words}"
+    words = await attempts.last_words(trainer.launcher, key)
+    text = f"Counting the tokens ended {MAX_CRASHES} times without a result. {seen.message} {words}"
     return Change(count.fail(errors.WrongState(text, reason="WORKER_CRASHED").to_document()).to_document(), None)
+
+
+def _attempt(count: TokenCount, number: int) -> attempts.Attempt:
+    """The spec is the same for every attempt, and so has one key."""
+    spec_key, label = f"token-counts/{count.id}/spec.json", "afina.dev/token-count"
+    return attempts.Attempt(count.name, number, "services.trainer.worker.count", spec_key, label, kind="errand")
+
+
+def _spec(count: TokenCount) -> dict[str, Any]:
+    return {
+        "dataset": count.dataset_spec,
+        "base": count.base,
+        "chat_template": count.base.get("chat_template", ""),
+        "result_key": count.result_key,
+    }
 
 
 def _ended(count: TokenCount, result: Mapping[str, Any]) -> Change:
@@ -136,28 +151,3 @@ async def _result(trainer: Trainer, count: TokenCount) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = json.loads(document)
     return told
-
-
-async def _launch(trainer: Trainer, count: TokenCount, attempt: int) -> None:
-    """Write the spec and launch; both are the same for every attempt and every replica."""
-    spec_key = f"token-counts/{count.id}/spec.json"
-    spec = {
-        "dataset": count.dataset_spec,
-        "base": count.base,
-        "chat_template": count.base.get("chat_template", ""),
-        "result_key": count.result_key,
-    }
-    await asyncio.to_thread(trainer.store.commit, spec_key, json.dumps(spec, indent=1).encode())
-    workload = Workload(
-        key=f"{count.id}-{attempt}",
-        kind="errand",
-        command=(sys.executable, "-m", "services.trainer.worker.count"),
-        environment={
-            **trainer.worker_environment,
-            **trainer.store.environment(),
-            "AFINA_SPEC": spec_key,
-            "OBJECT_STORE": trainer.store.url,
-        },
-        labels={"afina.dev/token-count": count.id, "afina.dev/project": project_of(count.name)},
-    )
-    await trainer.launcher.launch(trainer.launcher.plan(workload))

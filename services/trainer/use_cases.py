@@ -29,6 +29,8 @@ class Trainer:
     launcher: Launcher
     peers: Peers
     worker_environment: Mapping[str, str]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    silence_limit_s: float = 3600.0  # a worker that reports nothing new for so long is stopped, and followed by the next
 
 
 async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str) -> Record:
@@ -87,7 +89,7 @@ async def pause_job(trainer: Trainer, name: str) -> Record:
     def pause(job: Job) -> Job:
         if job.has_ended or job.state in ("CANCELLING", "PROVING"):
             raise WrongState(f"{name} is {job.state}; there is no training to pause.", metadata={"state": job.state})
-        return job if job.state in ("PAUSING", "PAUSED") else job.pause()
+        return job if job.state in ("PAUSING", "PAUSED") else job.pause(trainer.clock())
 
     return await _change(trainer, name, pause, "Somebody asked to pause; the worker saves a checkpoint and leaves.")
 
@@ -125,7 +127,7 @@ async def report_progress(
 
 async def _create(trainer: Trainer, job: Job, request_id: str) -> Record:
     created = NewEvent("STATE_CHANGED", "The job was created; its data are validated next.", data={"state": job.state})
-    document, due = job.to_document(), datetime.now(UTC)
+    document, due = job.to_document(), trainer.clock()
     return await trainer.database.create(KIND, job.name, document, due_time=due, request_id=request_id, events=[created])
 
 
@@ -139,7 +141,7 @@ async def _change(trainer: Trainer, name: str, change: Callable[[Job], Job], mes
             return record
         event = NewEvent("STATE_CHANGED", message, data={"state": moved.state})
         try:
-            return await trainer.database.update(record, moved.to_document(), due_time=datetime.now(UTC), events=[event])
+            return await trainer.database.update(record, moved.to_document(), due_time=trainer.clock(), events=[event])
         except Conflict:
             continue
     raise Conflict(f"{name} changes too often; repeat.", metadata={"name": name})

@@ -20,6 +20,7 @@ from services.common.metrics import Metrics
 from services.common.ports.database import Database, NewEvent, Record
 from services.common.reconcile import Change, Reconciler
 from tests.builders import eventually
+from tests.fakes_database import MemoryDatabase
 from tests.servers import PostgresServer
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,29 +39,41 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url_of(request: pytest.FixtureRequest) -> str:
     """A database that nobody has used."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/test.db"
+        return f"sqlite:///{request.getfixturevalue('tmp_path')}/test.db"
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.url(schema=f"contract_{uuid.uuid4().hex}")
 
 
-@pytest.fixture
-async def database(url: str, clock: Clock) -> AsyncIterator[Database]:
-    """As a program has it: with its metrics around it."""
-    database = measured(SqlDatabase(url, clock), "database", Metrics())
-    yield database
-    await database.close()
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    return url_of(request)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "memory"])
+async def twins(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[tuple[Database, Database]]:
+    """One database as two replicas of a service see it; the first as a program has it, with its metrics around it."""
+    if request.param == "memory":
+        memory = MemoryDatabase(clock)
+        yield memory, memory.twin()
+        return
+    url = url_of(request)
+    twins = measured(SqlDatabase(url, clock), "database", Metrics()), SqlDatabase(url, clock)
+    yield twins
+    for twin in twins:
+        await twin.close()
 
 
 @pytest.fixture
-async def replica(database: Database, url: str, clock: Clock) -> AsyncIterator[SqlDatabase]:
-    """The same database as another replica of the service sees it."""
-    replica = SqlDatabase(url, clock)
-    yield replica
-    await replica.close()
+def database(twins: tuple[Database, Database]) -> Database:
+    return twins[0]
+
+
+@pytest.fixture
+def replica(twins: tuple[Database, Database]) -> Database:
+    return twins[1]
 
 
 async def test_what_was_created_is_there_with_version_one(database: Database) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,12 @@ from afina.v1 import fine_tuning_job_pb2 as pb
 
 from services.common import errors
 from services.common.ports.launcher import LaunchManifest, WorkloadState
-from services.trainer.job import MAX_IDLE_STOPS
+from services.trainer.attempts import reconcile_job
+from services.trainer.job import KIND, MAX_IDLE_STOPS, Job
 from services.trainer.proving import PROVE_LOOKS
+from services.trainer.sweep import KIND as SWEEP_KIND
+from services.trainer.sweep import Sweep
+from services.trainer.use_cases import begin_job
 from tests.rpc.trainer_world import World, trainer_world
 
 
@@ -106,3 +112,30 @@ async def test_an_unknown_schedule_is_a_violation_not_an_incident(world: World) 
     with pytest.raises(errors.InvalidInput) as caught:
         await world.create(recipe=recipe)
     assert [violation.field for violation in caught.value.violations] == ["recipe.schedule"]
+
+
+@pytest.mark.parametrize(("limit_s", "is_stopped"), [(60.0, True), (7200.0, False)])
+async def test_a_worker_that_tells_nothing_new_for_too_long_is_stopped_and_followed_by_the_next(
+    world: World, limit_s: float, is_stopped: bool
+) -> None:
+    job = await world.create()
+    await world.move(job.name, "RUNNING")
+    clock = world.trainer.clock
+    later = replace(world.trainer, silence_limit_s=limit_s, clock=lambda: clock() + timedelta(hours=1))
+    await reconcile_job(later, await world.record(job.name))
+    assert bool(world.launcher.stopped) is is_stopped
+    if is_stopped:
+        await world.move(job.name, "PENDING")
+        assert (await world.get(job.name)).state == pb.FineTuningJob.STATE_PENDING
+
+
+@pytest.mark.parametrize("state", ["CANCELLING", "CANCELLED"])
+async def test_a_member_that_a_frozen_replica_creates_after_its_sweep_was_cancelled_runs_no_worker(
+    world: World, state: str
+) -> None:
+    sweep = Sweep("projects/default/sweeps/sweep-1", "tiny", "projects/default/datasets/ds-1", [{}], state=state)
+    await world.trainer.database.create(SWEEP_KIND, sweep.name, sweep.to_document())
+    await begin_job(world.trainer, Job(sweep.job_name(0), "tiny", dataset=sweep.dataset, sweep=sweep.name))
+    await world.move(sweep.job_name(0), "CANCELLED")
+    assert not world.launcher.manifests
+    assert (await world.trainer.database.get(KIND, sweep.job_name(0))).document["end_time"]

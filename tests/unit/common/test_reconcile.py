@@ -227,3 +227,12 @@ async def test_two_loops_never_hold_one_resource_at_once(tmp_path: Path) -> None
     assert most == 1
     for database in databases:
         await database.close()
+
+
+def test_an_end_has_a_time_once_and_nothing_else_has() -> None:
+    first, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    change = Change({"state": "SUCCEEDED", "end_time": ""}, None)
+    assert change.stamped(False, first) == change
+    ended = change.stamped(True, first)
+    assert ended.document["end_time"] == first.isoformat()
+    assert ended.stamped(True, later) == ended

@@ -23,11 +23,6 @@ def test_only_legal_moves_are_made(state: str, target: str) -> None:
             evaluation(state).move(target)
 
 
-def test_an_end_has_a_time_and_nothing_else_has() -> None:
-    assert evaluation().move("RUNNING").end_time == ""
-    assert evaluation("RUNNING").move("SUCCEEDED").end_time != ""
-
-
 def test_a_failure_keeps_its_reason_and_its_violations() -> None:
     violations = [Violation("test row 1", "REFERENCE_NOT_A_LABEL", "no")]
     failed = evaluation().fail(InvalidInput("rows", reason="REFERENCE_NOT_A_LABEL", violations=violations))
