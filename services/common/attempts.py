@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from services.common.errors import NotFound, Unauthenticated
 from services.common.ports.database import Database, Document, NewEvent, Record
+from services.common.store_access import NOTHING, Grant, granted
 
 KIND = "attempt"
 EXIT_INVALID_INPUT = 64  # what was asked for can't work; the worker has said why
@@ -21,9 +22,9 @@ def name_of(resource: str, number: int) -> str:
     return f"{resource}/attempts/{number}"
 
 
-def document_of(token: str) -> Document:
-    """Return the record of a fresh attempt; it tells nobody the token."""
-    return {"token_sha256": _sha256(token), "next_number": 0}
+def document_of(token: str, grant: Grant = NOTHING) -> Document:
+    """Return the record of a fresh attempt: what it may touch of the store, and of the token what tells nobody."""
+    return {"token_sha256": _sha256(token), "next_number": 0, **granted(grant)}
 
 
 async def require(database: Database, resource: str, number: int, token: str) -> Record:

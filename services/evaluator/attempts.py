@@ -23,12 +23,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from services.common import attempts, errors, telemetry
+from services.common import attempts, errors, store_access, telemetry
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
+from services.common.store_access import Grant
 from services.evaluator import suite
 from services.evaluator.clients import Key
 from services.evaluator.evaluation import KIND, MAX_CRASHES, Evaluation, now
@@ -103,8 +104,9 @@ async def _launch(evaluator: Evaluator, current: Evaluation) -> int:
     """Take a number, write the spec, launch. Returns: the attempt that runs now."""
     token = secrets.token_urlsafe(32)
     key = await evaluator.peers.create_key(project_of(current.name), f"evaluation {current.id}")
+    grant = await _grant(evaluator, current)
     for attempt in range(current.attempt + 1, current.attempt + 100):
-        document = {**attempts.document_of(token), "api_key": key.name}
+        document = {**attempts.document_of(token, grant), "api_key": key.name}
         try:
             await evaluator.database.create(attempts.KIND, attempts.name_of(current.name, attempt), document)
         except errors.AlreadyExists:
@@ -128,15 +130,23 @@ def _workload(evaluator: Evaluator, current: Evaluation, attempt: int, token: st
         command=(sys.executable, "-m", "services.evaluator.worker"),
         environment={
             **evaluator.worker_environment,
-            **evaluator.store.environment(),
+            **store_access.environment(evaluator.store, evaluator.signer, current.name, attempt),
             "AFINA_SPEC": current.spec_key(attempt),
             "AFINA_ATTEMPT_TOKEN": token,
-            "OBJECT_STORE": evaluator.store.url,
             **telemetry.carried(telemetry.TRACEPARENT_VARIABLE),
             "GATEWAY_API_KEY": key.secret,
         },
         labels={"afina.dev/evaluation": current.id, "afina.dev/project": project_of(current.name)},
     )
+
+
+async def _grant(evaluator: Evaluator, current: Evaluation) -> Grant:
+    """Return what a worker may touch: its evaluation's keys, the rows that it asks, and the tokenizers of the bases."""
+    asked = Suite.from_document((await evaluator.database.get(suite.KIND, current.suite)).document)
+    rows = [part.artifact["key"] for part in (asked.train, asked.asked, asked.choosing) if part.artifact]
+    manifests = [subject.base["manifest_key"] for subject in current.subjects if subject.base]
+    bases = await asyncio.to_thread(store_access.keys_of, evaluator.store, manifests, with_weights=False)
+    return Grant((*rows, *bases), (f"evaluations/{current.id}/",))
 
 
 def spec_of(current: Evaluation, asked: Suite, attempt: int) -> dict[str, Any]:

@@ -22,12 +22,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from services.common import attempts, errors, telemetry
+from services.common import attempts, errors, store_access, telemetry
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
+from services.common.store_access import Grant
 from services.trainer import planning, recipe
 from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
 from services.trainer.proving import prove, state_event
@@ -101,9 +102,10 @@ async def _start(trainer: Trainer, job: Job) -> Change:
 
 async def _launch(trainer: Trainer, job: Job) -> int:
     """Take a number, write the spec, launch. Returns: the attempt that runs now."""
+    grant = await asyncio.to_thread(_grant, trainer, job)
     for attempt in range(job.attempt + 1, job.attempt + 100):
         token = secrets.token_urlsafe(32)
-        document = attempts.document_of(token)
+        document = attempts.document_of(token, grant)
         try:
             await trainer.database.create(attempts.KIND, attempts.name_of(job.name, attempt), document)
         except errors.AlreadyExists:
@@ -118,10 +120,9 @@ async def _launch(trainer: Trainer, job: Job) -> int:
             command=(sys.executable, "-m", "services.trainer.worker"),
             environment={
                 **trainer.worker_environment,
-                **trainer.store.environment(),
+                **store_access.environment(trainer.store, trainer.signer, job.name, attempt),
                 "AFINA_SPEC": spec_key,
                 "AFINA_ATTEMPT_TOKEN": token,
-                "OBJECT_STORE": trainer.store.url,
                 **telemetry.carried(telemetry.TRACEPARENT_VARIABLE),
             },
             labels={"afina.dev/fine-tuning-job": job.id, "afina.dev/project": project_of(job.name)},
@@ -129,6 +130,14 @@ async def _launch(trainer: Trainer, job: Job) -> int:
         await trainer.launcher.launch(trainer.launcher.plan(workload))
         return attempt
     raise errors.WrongState(f"{job.name} has used up its attempts.", reason="ATTEMPTS_EXHAUSTED")
+
+
+def _grant(trainer: Trainer, job: Job) -> Grant:
+    """Return what a worker may touch: its job's keys, its base, and the rows that it learns from, not those held out."""
+    parts = (job.dataset_spec.get(part) for part in ("train", "validation"))
+    base = store_access.keys_of(trainer.store, [job.base["manifest_key"]], with_weights=True)
+    reads = (*(part["key"] for part in parts if part), *base)
+    return Grant(reads, (f"jobs/{job.id}/",), (f"{job.checkpoint_prefix}/",))
 
 
 def _spec(job: Job, attempt: int) -> dict[str, Any]:

@@ -9,17 +9,19 @@ it. Its result is committed under one key; a service that was away reads it, and
 
 import asyncio
 import json
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from services.common import attempts, errors
+from services.common import attempts, errors, store_access
 from services.common.names import parse, project_of
 from services.common.ports.database import Record
-from services.common.ports.launcher import Workload
+from services.common.ports.launcher import Workload, WorkloadState
 from services.common.reconcile import Change
+from services.common.store_access import Grant
 from services.common.telemetry import trace_id
 from services.trainer import provenance, token_count
 from services.trainer.token_count import KIND, MAX_CRASHES, TokenCount
@@ -96,6 +98,15 @@ async def too_long(trainer: Trainer, count: TokenCount, max_length: int, limit: 
     ][:limit]
 
 
+async def store_grant(trainer: Trainer, name: str, attempt: int, token: str) -> Grant:
+    """Return what an attempt may touch of the store. Raises: Unauthenticated (it is over, or this is not its token)."""
+    count = TokenCount.from_document((await get_count(trainer, name)).document)
+    record = await attempts.require(trainer.database, name, attempt, token)
+    if count.has_ended or attempt < count.attempt:
+        raise errors.Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
+    return Grant.of(record.document)
+
+
 async def reconcile_count(trainer: Trainer, record: Record) -> Change:
     """Look at a count and move it by at most one state."""
     count = TokenCount.from_document(record.document)
@@ -103,8 +114,7 @@ async def reconcile_count(trainer: Trainer, record: Record) -> Change:
     if result is not None:
         return _ended(count, result)
     if count.state == "PENDING":
-        attempt = count.attempt + 1
-        await _launch(trainer, count, attempt)
+        attempt = await _launch(trainer, count)
         return Change(replace(count, state="RUNNING", attempt=attempt).to_document(), LOOK_AGAIN_S)
     key = f"{count.id}-{count.attempt}"
     seen = await trainer.launcher.observe(key)
@@ -138,26 +148,54 @@ async def _result(trainer: Trainer, count: TokenCount) -> dict[str, Any] | None:
     return told
 
 
-async def _launch(trainer: Trainer, count: TokenCount, attempt: int) -> None:
-    """Write the spec and launch; both are the same for every attempt and every replica."""
-    spec_key = f"token-counts/{count.id}/spec.json"
-    spec = {
+async def _launch(trainer: Trainer, count: TokenCount) -> int:
+    """Take a number, write the spec, which is the same for every attempt, and launch. Returns: the attempt that runs now."""
+    grant = await asyncio.to_thread(_grant, trainer, count)
+    for attempt in range(count.attempt + 1, count.attempt + 100):
+        token = secrets.token_urlsafe(32)
+        record = attempts.name_of(count.name, attempt)
+        try:
+            await trainer.database.create(attempts.KIND, record, attempts.document_of(token, grant))
+        except errors.AlreadyExists:
+            if (await trainer.launcher.observe(f"{count.id}-{attempt}")).state != WorkloadState.GONE:
+                return attempt
+            continue
+        await asyncio.to_thread(trainer.store.commit, _spec_key(count), json.dumps(_spec(count), indent=1).encode())
+        await trainer.launcher.launch(trainer.launcher.plan(_workload(trainer, count, attempt, token)))
+        return attempt
+    raise errors.WrongState(f"{count.name} has used up its attempts.", reason="ATTEMPTS_EXHAUSTED")
+
+
+def _grant(trainer: Trainer, count: TokenCount) -> Grant:
+    """Return what an errand may touch: its count's keys, the rows that it counts, and the base without its weights."""
+    parts = (count.dataset_spec[part] for part in ("train", "validation"))
+    base = store_access.keys_of(trainer.store, [count.base["manifest_key"]], with_weights=False)
+    return Grant((*(part["key"] for part in parts if part), *base), (f"token-counts/{count.id}/",))
+
+
+def _spec_key(count: TokenCount) -> str:
+    return f"token-counts/{count.id}/spec.json"
+
+
+def _spec(count: TokenCount) -> dict[str, Any]:
+    return {
         "dataset": count.dataset_spec,
         "base": count.base,
         "chat_template": count.base.get("chat_template", ""),
         "result_key": count.result_key,
     }
-    await asyncio.to_thread(trainer.store.commit, spec_key, json.dumps(spec, indent=1).encode())
-    workload = Workload(
+
+
+def _workload(trainer: Trainer, count: TokenCount, attempt: int, token: str) -> Workload:
+    return Workload(
         key=f"{count.id}-{attempt}",
         kind="errand",
         command=(sys.executable, "-m", "services.trainer.worker.count"),
         environment={
             **trainer.worker_environment,
-            **trainer.store.environment(),
-            "AFINA_SPEC": spec_key,
-            "OBJECT_STORE": trainer.store.url,
+            **store_access.environment(trainer.store, trainer.signer, count.name, attempt),
+            "AFINA_SPEC": _spec_key(count),
+            "AFINA_ATTEMPT_TOKEN": token,
         },
         labels={"afina.dev/token-count": count.id, "afina.dev/project": project_of(count.name)},
     )
-    await trainer.launcher.launch(trainer.launcher.plan(workload))
