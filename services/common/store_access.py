@@ -75,6 +75,11 @@ class Grant:
 NOTHING = Grant()
 
 
+def is_under(key: str, prefixes: Iterable[str]) -> bool:
+    """Whether a key is plain and under one of some prefixes that end in "/"."""
+    return PLAIN.fullmatch(key) is not None and any(key.startswith(prefix) for prefix in prefixes)
+
+
 def granted(grant: Grant) -> Document:
     """Return what an attempt's record holds of a grant."""
     return {"store_grant": grant.to_document()}

@@ -6,6 +6,7 @@ long that somebody should look. A refusal is final: the attempt has been replace
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -51,8 +52,8 @@ class Signer:
     ) -> None:
         self._address, self._name, self._attempt = address, name, attempt
         self._token, self._patience_s, self._wait = token, patience_s, wait
-        options = [("grpc.max_reconnect_backoff_ms", 2000), ("grpc.enable_http_proxy", 0)]
-        self._stub = store_access_pb2_grpc.StoreAccessServiceStub(grpc.insecure_channel(address, options=options))
+        self._stub: store_access_pb2_grpc.StoreAccessServiceStub | None = None
+        self._guard = threading.Lock()
 
     def sign(self, request: StoreRequest) -> str:
         """Return the URL of a request. Raises: Unauthenticated (revoked), PermissionDenied, InvalidInput, Unavailable (away)."""
@@ -61,9 +62,17 @@ class Signer:
         while True:
             metadata = ((TOKEN_KEY, self._token), *carried().items())
             try:
-                return str(self._stub.SignStoreRequest(asked, timeout=CALL_TIMEOUT_S, metadata=metadata).url)
+                return str(self._connected().SignStoreRequest(asked, timeout=CALL_TIMEOUT_S, metadata=metadata).url)
             except grpc.RpcError as failure:
                 error = translate(failure, self._address)
                 if not isinstance(error, Unavailable) or time.monotonic() > end_s:
                     raise error from failure
             self._wait(random.uniform(PAUSE_S / 2, PAUSE_S))
+
+    def _connected(self) -> store_access_pb2_grpc.StoreAccessServiceStub:
+        with self._guard:  # not in __init__: a program may still fork then
+            if self._stub is None:
+                options = [("grpc.max_reconnect_backoff_ms", 2000), ("grpc.enable_http_proxy", 0)]
+                channel = grpc.insecure_channel(self._address, options=options)
+                self._stub = store_access_pb2_grpc.StoreAccessServiceStub(channel)
+            return self._stub
