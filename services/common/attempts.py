@@ -36,12 +36,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from services.common import telemetry
+from services.common import store_access, telemetry
 from services.common.errors import AlreadyExists, ArtifactNotFound, InvalidInput, NotFound, Unauthenticated, Violation
 from services.common.names import last, project_of
 from services.common.ports.database import Database, Document, NewEvent, Record
 from services.common.ports.launcher import Launcher, Observation, Workload, WorkloadState
 from services.common.ports.object_store import ObjectStore
+from services.common.store_access import NOTHING, Grant, granted
 
 KIND = "attempt"
 EXIT_INVALID_INPUT = 64  # what was asked for can't work; the worker has said why
@@ -80,6 +81,7 @@ class Attempt:
     spec_key: str
     label: str  # of the resource's kind, for people who look at workloads
     kind: str = "job"
+    grant: Grant = NOTHING  # what its worker may touch of the store
 
     @property
     def key(self) -> str:
@@ -88,25 +90,25 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Grant:
+class Issued:
     """What one try is given beside its token: secrets for the worker, and what is kept of them in the record."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     kept: Mapping[str, Any] = field(default_factory=dict)
 
 
-Issue = Callable[[Sequence[Document]], Awaitable[Grant]]
+Issue = Callable[[Sequence[Document]], Awaitable[Issued]]
 
 
-async def grant_nothing(dropped: Sequence[Document]) -> Grant:
+async def issue_nothing(dropped: Sequence[Document]) -> Issued:
     """A worker that needs its token alone."""
-    return Grant()
+    return Issued()
 
 
-async def ensure_launched(ports: Ports, attempt: Attempt, spec: Mapping[str, Any], issue: Issue = grant_nothing) -> Observation:
+async def ensure_launched(ports: Ports, attempt: Attempt, spec: Mapping[str, Any], issue: Issue = issue_nothing) -> Observation:
     """Launch an attempt, or adopt it. Returns: where it stands. Idempotent.
 
-    `issue` is asked for a try's grant just before the launch, with the tries that are dropped from the record for it.
+    `issue` is asked what a try is given just before the launch, with the tries that are dropped from the record for it.
     Raises: Conflict (another try came in between), Unavailable – then it is tried again under the same number.
     """
     await asyncio.to_thread(ports.store.commit, attempt.spec_key, json.dumps(spec, indent=1).encode())
@@ -115,15 +117,15 @@ async def ensure_launched(ports: Ports, attempt: Attempt, spec: Mapping[str, Any
     if seen.state != WorkloadState.GONE or record.document["next_number"]:  # one that has reported was there, and is over
         return seen
     token, tries = secrets.token_urlsafe(32), tries_of(record)
-    grant = await issue(tries[: 1 - MAX_TRIES])
-    mine = {"token_sha256": _sha256(token), **grant.kept}
+    issued = await issue(tries[: 1 - MAX_TRIES])
+    mine = {"token_sha256": _sha256(token), **issued.kept}
     kept = [*tries[1 - MAX_TRIES :], mine]
-    await ports.database.update(record, {"next_number": 0, "tries": kept})
+    await ports.database.update(record, {"next_number": 0, "tries": kept, **granted(attempt.grant)})
     workload = Workload(
         key=attempt.key,
         kind=attempt.kind,
         command=(sys.executable, "-m", attempt.module),
-        environment={**environment(ports, attempt, token), **grant.environment},
+        environment={**environment(ports, attempt, token), **issued.environment},
         labels={attempt.label: last(attempt.resource), "afina.dev/project": project_of(attempt.resource)},
     )
     await ports.launcher.launch(ports.launcher.plan(workload))
@@ -134,10 +136,11 @@ def environment(ports: Ports, attempt: Attempt, token: str) -> dict[str, str]:
     """Return the environment of an attempt's worker: where it learns what to do, and what it may do it with."""
     return {
         **ports.worker_environment,
-        **ports.store.environment(),
+        **store_access.environment(
+            ports.store, ports.worker_environment.get("AFINA_REPORT_TO", ""), attempt.resource, attempt.number
+        ),
         "AFINA_SPEC": attempt.spec_key,
         "AFINA_ATTEMPT_TOKEN": token,
-        "OBJECT_STORE": ports.store.url,
         **telemetry.carried(telemetry.TRACEPARENT_VARIABLE),
     }
 

@@ -4,19 +4,29 @@ import functools
 import sys
 from dataclasses import dataclass
 
-from afina.v1 import evaluation_pb2, evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc, worker_pb2, worker_pb2_grpc
+from afina.v1 import (
+    evaluation_pb2,
+    evaluation_pb2_grpc,
+    store_access_pb2,
+    store_access_pb2_grpc,
+    suite_pb2,
+    suite_pb2_grpc,
+    worker_pb2,
+    worker_pb2_grpc,
+)
 
 from services.common.backends import choose
 from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.transport.grpc_server import GrpcServer, registration
+from services.common.transport.store_access_rpc import StoreAccessRpc
 from services.common.transport.worker_reports import WorkerRpc
 from services.evaluator.attempts import reconcile_evaluation
 from services.evaluator.clients import Peers
 from services.evaluator.evaluation import KIND
 from services.evaluator.rpc import EvaluationRpc, SuiteRpc
-from services.evaluator.use_cases import Evaluator, report_progress
+from services.evaluator.use_cases import Evaluator, report_progress, store_grant
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,14 @@ async def run(settings: Settings, program: Program) -> None:
         },
         silence_limit_s=settings.worker_silence_s,
     )
+    grants = functools.partial(store_grant, evaluator)
     server = GrpcServer(
         settings.address,
         [
             registration(suite_pb2_grpc, suite_pb2, "SuiteService", SuiteRpc(evaluator)),
             registration(evaluation_pb2_grpc, evaluation_pb2, "EvaluationService", EvaluationRpc(evaluator)),
             registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, evaluator))),
+            registration(store_access_pb2_grpc, store_access_pb2, "StoreAccessService", StoreAccessRpc(evaluator.store, grants)),
         ],
         program.metrics,
     )

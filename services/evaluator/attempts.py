@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from services.common import attempts, errors, telemetry
+from services.common import attempts, errors, store_access, telemetry
 from services.common.names import project_of
 from services.common.ports.database import Document, NewEvent, Record
 from services.common.ports.launcher import Observation, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
+from services.common.store_access import Grant
 from services.evaluator import suite
 from services.evaluator.evaluation import KIND, MAX_CRASHES, Evaluation
 from services.evaluator.scoring import criteria
@@ -87,8 +88,8 @@ async def _start(evaluator: Evaluator, current: Evaluation) -> Change:
         await attempts.note_running(evaluator.database, current.name, current.attempt)
         moved = current.move("RUNNING", start_time=current.start_time or evaluator.clock().isoformat())
         return Change(moved.to_document(), LOOK_AGAIN_S, [_state_event(moved, f"Attempt {current.attempt} asks.")])
-    attempt = _attempt(current, current.attempt + 1)
     asked = Suite.from_document((await evaluator.database.get(suite.KIND, current.suite)).document)
+    attempt = replace(_attempt(current, current.attempt + 1), grant=await _grant(evaluator, current, asked))
     issue = functools.partial(_issue, evaluator, current)
     seen = await attempts.ensure_launched(evaluator, attempt, spec_of(current, asked, attempt.number), issue)
     if (await evaluator.database.get(KIND, current.name)).document["state"] != current.state:
@@ -104,12 +105,20 @@ def _attempt(current: Evaluation, number: int) -> attempts.Attempt:
     return attempts.Attempt(current.name, number, "services.evaluator.worker", current.spec_key(number), "afina.dev/evaluation")
 
 
-async def _issue(evaluator: Evaluator, current: Evaluation, dropped: Sequence[Document]) -> attempts.Grant:
+async def _issue(evaluator: Evaluator, current: Evaluation, dropped: Sequence[Document]) -> attempts.Issued:
     """Issue the key that one try's worker asks models with, and revoke those of the tries that are dropped for it."""
     for one in dropped:
         await _revoke(evaluator, one["api_key"])
     key = await evaluator.peers.create_key(project_of(current.name), f"evaluation {current.id}")
-    return attempts.Grant({"GATEWAY_API_KEY": key.secret}, {"api_key": key.name})
+    return attempts.Issued({"GATEWAY_API_KEY": key.secret}, {"api_key": key.name})
+
+
+async def _grant(evaluator: Evaluator, current: Evaluation, asked: Suite) -> Grant:
+    """Return what a worker may touch: its evaluation's keys, the rows that it asks, and the tokenizers of the bases."""
+    rows = [part.artifact["key"] for part in (asked.train, asked.asked, asked.choosing) if part.artifact]
+    manifests = [subject.base["manifest_key"] for subject in current.subjects if subject.base]
+    bases = await asyncio.to_thread(store_access.keys_of, evaluator.store, manifests, with_weights=False)
+    return Grant((*rows, *bases), (f"evaluations/{current.id}/",))
 
 
 def spec_of(current: Evaluation, asked: Suite, attempt: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from services.common.names import LOWER_ID, new_id, parse
 from services.common.ports.database import Database, NewEvent, Record, StoredEvent
 from services.common.ports.launcher import Launcher
 from services.common.ports.object_store import ObjectStore
+from services.common.store_access import Grant
 from services.common.telemetry import trace_id
 from services.evaluator import evaluation, suite, suite_checks
 from services.evaluator.clients import Peers
@@ -40,6 +41,11 @@ class Evaluator:
     worker_environment: Mapping[str, str]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     silence_limit_s: float = 3600.0  # a worker that reports nothing new for so long is stopped, and followed by the next
+
+    @property
+    def signer(self) -> str:
+        """Where workers have their requests to the store signed: where they report to."""
+        return self.worker_environment.get("AFINA_REPORT_TO", "")
 
 
 async def create_suite(evaluator: Evaluator, parent: str, asked: Suite, suite_id: str) -> Record:
@@ -166,12 +172,24 @@ async def report_progress(
     evaluator: Evaluator, name: str, attempt: int, token: str, first_number: int, events: Sequence[NewEvent]
 ) -> bool:
     """Record a worker's events, each once, and say whether it should stop. Raises: NotFound, Unauthenticated."""
-    current = Evaluation.from_document((await get_evaluation(evaluator, name)).document)
-    reported = await attempts.require(evaluator.database, name, attempt, token)
-    if current.has_ended or attempt < current.attempt or attempt <= current.given_up:
-        raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
+    current, reported = await _attempt_of(evaluator, name, attempt, token)
     await attempts.record_events(evaluator.database, reported, evaluation.KIND, name, first_number, events)
     return current.state == "CANCELLING"
+
+
+async def store_grant(evaluator: Evaluator, name: str, attempt: int, token: str) -> Grant:
+    """Return what an attempt may touch of the store. Raises: NotFound, Unauthenticated (it is over, or not its token)."""
+    _, record = await _attempt_of(evaluator, name, attempt, token)
+    return Grant.of(record.document)
+
+
+async def _attempt_of(evaluator: Evaluator, name: str, attempt: int, token: str) -> tuple[Evaluation, Record]:
+    """Return the evaluation and the attempt that a token belongs to. Raises: NotFound, Unauthenticated (also: it is over)."""
+    current = Evaluation.from_document((await get_evaluation(evaluator, name)).document)
+    record = await attempts.require(evaluator.database, name, attempt, token)
+    if current.has_ended or attempt < current.attempt or attempt <= current.given_up:
+        raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
+    return current, record
 
 
 async def _subjects(evaluator: Evaluator, project: str, asked: Suite, subjects: Sequence[Subject]) -> tuple[Subject, ...]:

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-from afina.v1 import catalogue_pb2, catalogue_pb2_grpc, endpoint_pb2, endpoint_pb2_grpc, model_pb2, model_pb2_grpc
+from afina.v1 import (
+    catalogue_pb2,
+    catalogue_pb2_grpc,
+    endpoint_pb2,
+    endpoint_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    store_access_pb2,
+    store_access_pb2_grpc,
+)
 
 from services.common.backends import choose
 from services.common.backends.model_server.vllm import ServerPlan, VllmServer, workload
@@ -15,13 +24,16 @@ from services.common.ports.object_store import ObjectStore
 from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
+from services.common.store_access import environment
 from services.common.transport.grpc_server import GrpcServer, registration
+from services.common.transport.store_access_rpc import StoreAccessRpc
 from services.inference.chat_template import write_template
 from services.inference.clients import GrpcEvaluations
 from services.inference.fleet import reconcile_placement, reconcile_server
 from services.inference.inference import Inference
 from services.inference.routes import RouteTable
 from services.inference.rpc import CatalogueRpc, EndpointRpc, ModelRpc
+from services.inference.server_access import ServerAccess
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Server
 
 
@@ -54,8 +66,7 @@ def describe(settings: Settings, store: ObjectStore, server: Server, folder: Pat
             base_digest=server.digest,
             port=server.port,
             api_key=server.api_key,
-            object_store=store.url,
-            credentials=tuple(store.environment().items()),
+            object_store=environment(store, settings.address, server.name, server.generation)["OBJECT_STORE"],
             cache=settings.cache,
             max_length=server.max_length,
             max_rank=server.max_rank,
@@ -85,12 +96,14 @@ async def run(settings: Settings, program: Program) -> None:
             routes=RouteTable(database),
             max_servers=settings.max_servers or MAX_SERVERS[settings.accelerator],
         )
+        access = ServerAccess(inference)
         server = GrpcServer(
             settings.address,
             [
                 registration(model_pb2_grpc, model_pb2, "ModelService", ModelRpc(inference)),
                 registration(catalogue_pb2_grpc, catalogue_pb2, "CatalogueService", CatalogueRpc(inference)),
                 registration(endpoint_pb2_grpc, endpoint_pb2, "EndpointService", EndpointRpc(inference)),
+                registration(store_access_pb2_grpc, store_access_pb2, "StoreAccessService", StoreAccessRpc(store, access.grant)),
             ],
             program.metrics,
         )

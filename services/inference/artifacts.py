@@ -5,6 +5,7 @@ from pathlib import Path
 from services.common.errors import ArtifactNotFound, InvalidInput, Violation
 from services.common.ports.manifest import Manifest, fetch_folder
 from services.common.ports.object_store import ObjectStore
+from services.common.store_access import is_under
 from services.inference import catalogue
 from services.inference.adapter_checks import adapter_rank, base_modules, check_adapter, read_header
 from services.inference.model import Model
@@ -12,6 +13,22 @@ from services.inference.proof import parse_golden
 from services.inference.servers import ENGINE_RANKS
 
 GOLDEN_FILE = "golden.json"
+IMPORTED = ("bases/", "full/")  # where imports put whole weights
+
+
+def read_manifest(store: ObjectStore, key: str) -> Manifest:
+    """Return the manifest under a key whose files lie where whoever wrote it may write: among imports, or in its own job.
+
+    A manifest is what a worker says. One that named the rows of another project as a file of its model would hand them out
+    to whoever may download the model. Raises: InvalidInput, ArtifactNotFound.
+    """
+    manifest = Manifest.from_json(store.read(key))
+    own = "/".join(key.split("/")[:2]) + "/"
+    homes = (*IMPORTED, own) if own.startswith("jobs/") else IMPORTED
+    told = f"is none of this manifest's; its files lie under {' or '.join(homes)}."
+    strange = [file for file in manifest.files if not is_under(file.artifact.key, homes)]
+    refuse("The manifest can't be taken", [Violation(f.path, "KEY_FOREIGN", f"{f.artifact.key!r} {told}") for f in strange])
+    return manifest
 
 
 def read_weights(store: ObjectStore, manifest: Manifest, max_length: int) -> dict[str, bytes]:

@@ -13,10 +13,9 @@ from dataclasses import replace
 from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Violation, WrongState
 from services.common.names import parse
 from services.common.ports.database import Record
-from services.common.ports.manifest import Manifest
 from services.common.telemetry import log
 from services.inference import catalogue, model
-from services.inference.artifacts import read_weights, refuse
+from services.inference.artifacts import read_manifest, read_weights, refuse
 from services.inference.catalogue import Entry
 from services.inference.demand import relaunch, retire
 from services.inference.inference import Inference
@@ -134,7 +133,7 @@ def require_etag(record: Record, etag: str) -> None:
 
 async def _read_base(inference: Inference, entry: Entry) -> Model:
     """Return the base that an entry's manifest describes, checked. Raises: InvalidInput, ArtifactNotFound."""
-    manifest = Manifest.from_json(await asyncio.to_thread(inference.store.read, entry.manifest_key))
+    manifest = await asyncio.to_thread(read_manifest, inference.store, entry.manifest_key)
     if manifest.kind != "base":
         told = f"The manifest is of kind {manifest.kind}, not base; register it as a model of a project."
         refuse("The base can't be added", [Violation("catalogue_entry.manifest_key", "WRONG_KIND", told)])

@@ -10,7 +10,7 @@ from services.common.names import parse, project_of
 from services.common.ports.database import Record
 from services.common.ports.manifest import Manifest
 from services.inference import catalogue, endpoint, entries, model
-from services.inference.artifacts import read_adapter, read_weights, refuse, told_base
+from services.inference.artifacts import read_adapter, read_manifest, read_weights, refuse, told_base
 from services.inference.demand import retire
 from services.inference.endpoint import Endpoint
 from services.inference.inference import Inference
@@ -31,7 +31,7 @@ async def create_model(
         raise InvalidInput(f"The suffix {suffix!r} has to be at most 64 of a-z, 0-9 and -.", reason="SUFFIX_INVALID")
     if step < 0:
         raise InvalidInput(f"The step is {step}; it counts from 1, and 0 says that there is none.", reason="STEP_INVALID")
-    manifest = Manifest.from_json(await asyncio.to_thread(inference.store.read, manifest_key))
+    manifest = await asyncio.to_thread(read_manifest, inference.store, manifest_key)
     name = model.own_name(project, manifest.digest)
     found = await (_full if manifest.kind == "full" else _adapter)(inference, manifest, max_length)
     new = Model(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from afina.v1 import (
     fine_tuning_job_pb2,
     fine_tuning_job_pb2_grpc,
+    store_access_pb2,
+    store_access_pb2_grpc,
     sweep_pb2,
     sweep_pb2_grpc,
     token_count_pb2,
@@ -24,7 +26,7 @@ from services.common.transport.worker_reports import WorkerRpc
 from services.trainer import job, sweep, token_count
 from services.trainer.attempts import reconcile_job
 from services.trainer.clients import GrpcPeers
-from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.rpc import FineTuningJobRpc, store_access_rpc
 from services.trainer.sweep_rpc import SweepRpc
 from services.trainer.sweeps import reconcile_sweep
 from services.trainer.token_count_rpc import TokenCountRpc
@@ -68,6 +70,7 @@ async def run(settings: Settings, program: Program) -> None:
             registration(sweep_pb2_grpc, sweep_pb2, "SweepService", SweepRpc(trainer)),
             registration(token_count_pb2_grpc, token_count_pb2, "TokenCountService", TokenCountRpc(trainer)),
             registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
+            registration(store_access_pb2_grpc, store_access_pb2, "StoreAccessService", store_access_rpc(trainer)),
         ],
         program.metrics,
     )

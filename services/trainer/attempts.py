@@ -20,12 +20,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from services.common import attempts, errors
+from services.common import attempts, errors, store_access
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
+from services.common.store_access import Grant
 from services.trainer import planning, recipe
 from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job
 from services.trainer.proving import prove, state_event
@@ -100,7 +101,7 @@ async def _start(trainer: Trainer, job: Job) -> Change:
         await attempts.note_running(trainer.database, job.name, job.attempt)
         moved = job.move("RUNNING", start_time=job.start_time or trainer.clock().isoformat())
         return Change(moved.to_document(), LOOK_AGAIN_S, [state_event(moved, f"Attempt {job.attempt} runs.")])
-    attempt = _attempt(job, job.attempt + 1)
+    attempt = replace(_attempt(job, job.attempt + 1), grant=await asyncio.to_thread(_grant, trainer, job))
     seen = await attempts.ensure_launched(trainer, attempt, _spec(job, attempt.number))
     if (await trainer.database.get(KIND, job.name)).document["state"] != job.state:
         # Somebody cancelled or paused while we launched, and may have looked before there was anything to stop.
@@ -113,6 +114,14 @@ async def _start(trainer: Trainer, job: Job) -> Change:
 def _attempt(job: Job, number: int) -> attempts.Attempt:
     spec_key, label = f"jobs/{job.id}/spec-{number}.json", "afina.dev/fine-tuning-job"
     return attempts.Attempt(job.name, number, "services.trainer.worker", spec_key, label)
+
+
+def _grant(trainer: Trainer, job: Job) -> Grant:
+    """Return what a worker may touch: its job's keys, its base, and the rows that it learns from, not those held out."""
+    parts = (job.dataset_spec.get(part) for part in ("train", "validation"))
+    base = store_access.keys_of(trainer.store, [job.base["manifest_key"]], with_weights=True)
+    reads = (*(part["key"] for part in parts if part), *base)
+    return Grant(reads, (f"jobs/{job.id}/",), (f"{job.checkpoint_prefix}/",))
 
 
 def _spec(job: Job, attempt: int) -> dict[str, Any]:

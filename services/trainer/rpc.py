@@ -1,4 +1,4 @@
-"""FineTuningJobService: proto ↔ use case."""
+"""FineTuningJobService, and StoreAccessService for workers: proto ↔ use case."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -9,8 +9,10 @@ from afina.v1 import fine_tuning_job_pb2_grpc
 from google.protobuf import json_format
 
 from services.common.ports.database import Record
+from services.common.store_access import Grant
 from services.common.transport import wire
-from services.trainer import use_cases
+from services.common.transport.store_access_rpc import StoreAccessRpc
+from services.trainer import token_counts, use_cases
 from services.trainer.job import Job
 from services.trainer.use_cases import Trainer
 
@@ -102,6 +104,16 @@ class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
 
     async def _message(self, record: Record) -> pb.FineTuningJob:
         return message_of(record, await use_cases.progress_of(self._trainer, record.name))
+
+
+def store_access_rpc(trainer: Trainer) -> StoreAccessRpc:
+    """Return what signs the requests of workers, for jobs and for counts."""
+
+    async def find_grant(name: str, attempt: int, token: str) -> Grant:
+        find = token_counts.store_grant if "/tokenCounts/" in name else use_cases.store_grant
+        return await find(trainer, name, attempt, token)
+
+    return StoreAccessRpc(trainer.store, find_grant)
 
 
 def message_of(record: Record, progress: Any) -> pb.FineTuningJob:

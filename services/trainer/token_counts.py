@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from services.common import attempts, errors
+from services.common import attempts, errors, store_access
 from services.common.names import parse, project_of
 from services.common.ports.database import Record
 from services.common.reconcile import Change
+from services.common.store_access import Grant
 from services.common.telemetry import trace_id
 from services.trainer import provenance, token_count
 from services.trainer.token_count import KIND, MAX_CRASHES, TokenCount
@@ -93,6 +94,15 @@ async def too_long(trainer: Trainer, count: TokenCount, max_length: int, limit: 
     ][:limit]
 
 
+async def store_grant(trainer: Trainer, name: str, attempt: int, token: str) -> Grant:
+    """Return what an attempt may touch of the store. Raises: Unauthenticated (it is over, or this is not its token)."""
+    count = TokenCount.from_document((await get_count(trainer, name)).document)
+    record = await attempts.require(trainer.database, name, attempt, token)
+    if count.has_ended or attempt < count.attempt:
+        raise errors.Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
+    return Grant.of(record.document)
+
+
 async def reconcile_count(trainer: Trainer, record: Record) -> Change:
     """Look at a count and move it by at most one state."""
     change = await _look(trainer, TokenCount.from_document(record.document))
@@ -104,7 +114,8 @@ async def _look(trainer: Trainer, count: TokenCount) -> Change:
     if result is not None:
         return _ended(count, result)
     if count.state == "PENDING":
-        attempt = _attempt(count, count.attempt + 1)
+        grant = await asyncio.to_thread(_grant, trainer, count)
+        attempt = replace(_attempt(count, count.attempt + 1), grant=grant)
         await attempts.ensure_launched(trainer, attempt, _spec(count))
         return Change(replace(count, state="RUNNING", attempt=attempt.number).to_document(), LOOK_AGAIN_S)
     key = _attempt(count, count.attempt).key
@@ -126,6 +137,13 @@ def _attempt(count: TokenCount, number: int) -> attempts.Attempt:
     """The spec is the same for every attempt, and so has one key."""
     spec_key, label = f"token-counts/{count.id}/spec.json", "afina.dev/token-count"
     return attempts.Attempt(count.name, number, "services.trainer.worker.count", spec_key, label, kind="errand")
+
+
+def _grant(trainer: Trainer, count: TokenCount) -> Grant:
+    """Return what an errand may touch: its count's keys, the rows that it counts, and the base without its weights."""
+    parts = (count.dataset_spec[part] for part in ("train", "validation"))
+    base = store_access.keys_of(trainer.store, [count.base["manifest_key"]], with_weights=False)
+    return Grant((*(part["key"] for part in parts if part), *base), (f"token-counts/{count.id}/",))
 
 
 def _spec(count: TokenCount) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from services.common.names import new_id, parse, project_of
 from services.common.ports.database import Database, NewEvent, Record, StoredEvent
 from services.common.ports.launcher import Launcher
 from services.common.ports.object_store import ObjectStore
+from services.common.store_access import Grant
 from services.common.telemetry import trace_id
 from services.trainer import recipe
 from services.trainer.clients import Peers
@@ -31,6 +32,11 @@ class Trainer:
     worker_environment: Mapping[str, str]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     silence_limit_s: float = 3600.0  # a worker that reports nothing new for so long is stopped, and followed by the next
+
+    @property
+    def signer(self) -> str:
+        """Where workers have their requests to the store signed: where they report to."""
+        return self.worker_environment.get("AFINA_REPORT_TO", "")
 
 
 async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str) -> Record:
@@ -115,14 +121,25 @@ async def report_progress(
     trainer: Trainer, name: str, attempt: int, token: str, first_number: int, events: Sequence[NewEvent]
 ) -> bool:
     """Record a worker's events, each once, and say whether it should stop. Raises: Unauthenticated."""
-    parse(JOB_PATTERN, name)
-    record = await trainer.database.get(KIND, name)
-    job = Job.from_document(record.document)
-    reported = await attempts.require(trainer.database, name, attempt, token)
-    if job.has_ended or attempt < job.attempt:
-        raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
+    job, reported = await _attempt_of(trainer, name, attempt, token)
     await attempts.record_events(trainer.database, reported, KIND, name, first_number, events)
     return job.should_stop
+
+
+async def store_grant(trainer: Trainer, name: str, attempt: int, token: str) -> Grant:
+    """Return what an attempt may touch of the store. Raises: Unauthenticated (it is over, or this is not its token)."""
+    _, record = await _attempt_of(trainer, name, attempt, token)
+    return Grant.of(record.document)
+
+
+async def _attempt_of(trainer: Trainer, name: str, attempt: int, token: str) -> tuple[Job, Record]:
+    """Return the job and the attempt that a token belongs to. Raises: NotFound, Unauthenticated (also: it is over)."""
+    parse(JOB_PATTERN, name)
+    job = Job.from_document((await trainer.database.get(KIND, name)).document)
+    record = await attempts.require(trainer.database, name, attempt, token)
+    if job.has_ended or attempt < job.attempt:
+        raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
+    return job, record
 
 
 async def _create(trainer: Trainer, job: Job, request_id: str) -> Record:

@@ -15,15 +15,17 @@ from services.common.backends import choose
 from services.common.backends.measured import measured
 from services.common.backends.object_store.local import LocalObjectStore
 from services.common.backends.object_store.s3 import S3ObjectStore
+from services.common.backends.object_store.signed import TOKEN_VARIABLE, SignedObjectStore
 from services.common.errors import ArtifactNotFound, InvalidInput, Unavailable
 from services.common.metrics import Metrics
 from services.common.ports.manifest import Manifest, fetch_folder, put_folder
-from services.common.ports.object_store import Artifact, ObjectStore
+from services.common.ports.object_store import Artifact, ObjectStore, StoreRequest, StoreVerb
 from tests.fakes import MemoryObjectStore
 from tests.servers import S3Server
+from tests.signing import SigningServer
 
 
-@pytest.fixture(params=["local", "s3", "memory"])
+@pytest.fixture(params=["local", "s3", "signed", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """As a program has it: with its metrics around it."""
     return measured(_store(request, tmp_path), "object_store", Metrics())
@@ -36,8 +38,13 @@ def _store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
         return LocalObjectStore(tmp_path / "objects")
     server: S3Server = request.getfixturevalue("s3_server")
     # Small parts, so that the suite's own objects are sent in several.
-    store: S3ObjectStore = server.store(f"contract/{uuid.uuid4()}", multipart_bytes=2_000_000, part_bytes=5 << 20)
-    return store
+    small = {"multipart_bytes": 2_000_000, "part_bytes": 5 << 20}
+    store: S3ObjectStore = server.store(f"contract/{uuid.uuid4()}", **small)
+    if request.param == "s3":
+        return store
+    signing = SigningServer(store)
+    request.addfinalizer(signing.stop)
+    return SignedObjectStore(signing.url("everything"), {TOKEN_VARIABLE: "secret"}, **small)
 
 
 def test_put_places_bytes_under_prefix_and_digest_and_tells_size_and_sha256(store: ObjectStore) -> None:
@@ -130,13 +137,13 @@ def test_two_who_commit_the_same_document_are_one_winner(store: ObjectStore) -> 
     assert sorted(won) == [False, False, False, True]
 
 
-def test_its_environment_and_url_open_the_same_store(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    if store.url == MemoryObjectStore.url:
-        return  # it has no URL that a second program could open
+def test_where_nothing_is_signed_its_url_opens_the_same_store(store: ObjectStore) -> None:
     key = store.put("files", io.BytesIO(b"x")).key
-    for name, value in store.environment().items():
-        monkeypatch.setenv(name, value)
+    if store.url == MemoryObjectStore.url or store.needs_signature:
+        return  # it has no URL that a second program could open by itself
     assert choose.object_store(store.url).read(key) == b"x"
+    with pytest.raises(InvalidInput):
+        store.sign(StoreRequest(StoreVerb.GET, key), 60)
 
 
 def test_commit_keeps_the_first_document(store: ObjectStore) -> None:

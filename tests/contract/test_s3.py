@@ -185,12 +185,6 @@ def test_a_missing_bucket_is_not_a_missing_artifact(s3_server: S3Server) -> None
         assert caught.value.reason == "BUCKET_NOT_FOUND"
 
 
-def test_a_workload_gets_what_opens_the_store_and_nothing_else(s3_server: S3Server) -> None:
-    store = s3_server.store("x", environ={"AWS_REGION": "eu-west-1", "DATABASE": "secret", "PATH": "/bin", "AWS_PROFILE": ""})
-    assert store.environment() == {**s3_server.environ, "AWS_REGION": "eu-west-1"}
-    assert choose.object_store("file:///tmp/afina-none").environment() == {}
-
-
 @pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "s3://bucket/../x", "s3://bucket/a?region=x", "s3://bucket#x"])
 def test_a_url_that_names_no_bucket_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput):

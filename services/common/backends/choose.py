@@ -12,7 +12,10 @@ from services.common.ports.object_store import ObjectStore
 
 
 def object_store(url: str, environ: Mapping[str, str] | None = None) -> ObjectStore:
-    """Open `file:///folder` or `s3://bucket/prefix`; endpoint and credentials are in the environment. Raises: InvalidInput."""
+    """Open `file:///folder` or `s3://bucket/prefix`; endpoint and credentials are in the environment.
+
+    In a workload also `signed://…`, a bucket whose requests are signed by the program that launched it. Raises: InvalidInput.
+    """
     scheme, path = _split(url)
     if scheme == "file":
         from services.common.backends.object_store.local import LocalObjectStore
@@ -22,6 +25,10 @@ def object_store(url: str, environ: Mapping[str, str] | None = None) -> ObjectSt
         from services.common.backends.object_store.s3 import S3ObjectStore
 
         return S3ObjectStore(url, os.environ if environ is None else environ)
+    if scheme == "signed":
+        from services.common.backends.object_store.signed import SignedObjectStore
+
+        return SignedObjectStore(url, os.environ if environ is None else environ)
     raise InvalidInput(f"OBJECT_STORE={url} is not understood; use file:///folder or s3://bucket/prefix.", reason="URL_INVALID")
 
 

@@ -5,8 +5,9 @@ It is synchronous, because workers read it plainly; services call it through `as
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -23,6 +24,37 @@ class Artifact:
     key: str
     size_bytes: int
     sha256: str
+
+
+class StoreVerb(StrEnum):
+    """What a store is asked to do with a key; PUT and END_UPLOAD write only what is not there yet."""
+
+    GET = "GET"
+    HEAD = "HEAD"
+    PUT = "PUT"
+    LIST = "LIST"
+    DELETE = "DELETE"
+    BEGIN_UPLOAD = "BEGIN_UPLOAD"
+    PUT_PART = "PUT_PART"
+    END_UPLOAD = "END_UPLOAD"
+    DROP_UPLOAD = "DROP_UPLOAD"
+
+
+@dataclass(frozen=True)
+class StoreRequest:
+    """One request, as it is signed for somebody who has no key of his own: the signature covers every field.
+
+    `key` is what the keys begin with for LIST; `sha256` and `crc32` are base64; `mark` tells whose commit an object is.
+    """
+
+    verb: StoreVerb
+    key: str
+    upload_id: str = ""
+    part_number: int = 0
+    sha256: str = ""
+    crc32: str = ""
+    mark: str = ""
+    after: str = ""
 
 
 class ObjectStore(ABC):
@@ -62,12 +94,14 @@ class ObjectStore(ABC):
     def delete(self, key: str) -> None:
         """Remove an object; the absent is success. For what nobody will ask for again: old checkpoints."""
 
-    def environment(self) -> Mapping[str, str]:
-        """Return what a workload's environment has to hold so that it can open this store by its URL; secrets among it.
+    @property
+    def needs_signature(self) -> bool:
+        """Whether a workload can open it only by requests that are signed for it; elsewhere its URL opens it."""
+        return False
 
-        Nothing, where the URL alone opens it.
-        """
-        return {}
+    def sign(self, request: StoreRequest, lifetime_s: int) -> str:
+        """Return a URL that makes this one request possible, for so long. Raises: InvalidInput (no key; nothing is signed)."""
+        raise InvalidInput(f"{self.url} is opened by its URL; nothing is signed for it.", reason="STORE_UNSIGNED")
 
     def read(self, key: str) -> bytes:
         """Return a whole object; for documents, not for weights. Raises: ArtifactNotFound."""

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import hashlib
 import importlib
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from services.common import settings, telemetry
 from services.common.backends import choose
-from services.common.errors import AfinaError, InvalidInput
+from services.common.errors import AfinaError, InvalidInput, Unauthenticated, Unavailable
 from services.common.ports.manifest import Manifest
 from services.common.ports.object_store import Artifact, ObjectStore
 from services.common.transport.progress import ProgressReporter
@@ -87,7 +88,6 @@ async def evaluate(told: Settings, store: ObjectStore, spec: Spec, reporter: Pro
     reporter.event("ASKED", "All questions are answered; the answers are scored.")
     phases = {"load_s": load_s, "ask_s": time.monotonic() - begin_s - load_s}
     first = publish(store, spec, asked, phases)
-    kept.forget()
     text = "The scores are published." if first else "Another attempt has published already."
     reporter.event("PUBLISHED", text, {"manifest_key": spec.manifest_key})
 
@@ -129,7 +129,8 @@ def _say_why(store: ObjectStore, spec: Spec, error: AfinaError) -> None:
         "violations": [asdict(violation) for violation in error.violations[:TOLD_VIOLATIONS]],
         "violation_count": error.violation_count,
     }
-    store.commit(spec.error_key, json.dumps(document).encode())
+    with contextlib.suppress(Unauthenticated, Unavailable):  # nobody listens any more, or for now
+        store.commit(spec.error_key, json.dumps(document).encode())
     telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)
 
 

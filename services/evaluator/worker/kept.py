@@ -45,8 +45,3 @@ class Kept:
         """Keep a whole block. Idempotent: the first one stays."""
         document = json.dumps([asdict(one) for one in said], ensure_ascii=False).encode()
         self._store.commit(self._prefix + block, document)
-
-    def forget(self) -> None:
-        """Remove all blocks, when the result is there."""
-        for key in list(self._store.list(self._prefix)):
-            self._store.delete(key)

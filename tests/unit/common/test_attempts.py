@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.common import attempts
-from services.common.attempts import Attempt, Grant
+from services.common.attempts import Attempt, Issued
 from services.common.errors import Conflict, Unauthenticated, Unavailable
 from services.common.ports.database import Document, NewEvent
 from services.common.ports.launcher import LaunchManifest, Observation, WorkloadState
@@ -47,10 +47,10 @@ class Program:
     def __post_init__(self) -> None:
         self.database = MemoryDatabase(lambda: self.time)
 
-    async def issue(self, dropped: Sequence[Document]) -> Grant:
+    async def issue(self, dropped: Sequence[Document]) -> Issued:
         self.dropped += dropped
         self.issued += 1
-        return Grant({"KEY": f"secret-{self.issued}"}, {"key": f"key-{self.issued}"})
+        return Issued({"KEY": f"secret-{self.issued}"}, {"key": f"key-{self.issued}"})
 
     async def ensure(self) -> Observation:
         return await attempts.ensure_launched(self, FIRST, {"job": JOB}, self.issue)
@@ -122,7 +122,7 @@ async def test_of_two_replicas_tries_the_one_that_was_heard_may_report_also_when
 
 async def test_a_worker_that_reports_between_look_and_launch_is_not_taken_for_one_that_was_not_there(program: Program) -> None:
     class Late(Program):
-        async def issue(self, dropped: Sequence[Document]) -> Grant:
+        async def issue(self, dropped: Sequence[Document]) -> Issued:
             reported = await attempts.require(self.database, JOB, 1, program.token())
             await attempts.record_events(self.database, reported, "job", JOB, 0, [NewEvent("STEP", "1")])
             return await super().issue(dropped)

@@ -23,11 +23,11 @@ def test_the_engine_knows_its_base_by_digest_and_listens_on_loopback_alone() -> 
     assert "--trust-remote-code" not in command
 
 
-def test_the_api_key_and_what_the_store_asks_for_are_in_the_environment_and_not_in_the_command() -> None:
-    made = workload(replace(PLAN, credentials=(("STORE_KEY", "another-secret"),)))
+def test_the_api_key_is_in_the_environment_and_not_in_the_command_and_opens_the_store_too() -> None:
+    made = workload(PLAN)
     assert not any("secret" in part for part in made.command)
-    assert made.environment["VLLM_API_KEY"] == "the-secret"
-    assert made.environment["STORE_KEY"] == "another-secret"
+    assert made.environment["VLLM_API_KEY"] == made.environment["AFINA_ATTEMPT_TOKEN"] == "the-secret"
+    assert not any(name.startswith(("AWS_", "S3_")) for name in made.environment)
 
 
 def test_only_our_plugin_is_loaded_and_no_compiler_is_called() -> None:

@@ -39,13 +39,12 @@ class ServerPlan:
     base_digest: str
     port: int
     api_key: str
-    object_store: str
+    object_store: str  # as a workload opens it
     cache: str
     max_length: int = 2048
     max_rank: int = 16
     accelerator: str = "cpu"  # "cpu" | "cuda"
     kv_cache_gib: int = 1  # on a CPU; a GPU takes what it has
-    credentials: tuple[tuple[str, str], ...] = ()  # what the store asks for
     chat_template: str = ""  # a file, for weights that bring no template
 
 
@@ -90,7 +89,7 @@ def _adapter_arguments(max_rank: int) -> tuple[str, ...]:
 
 def _environment(plan: ServerPlan) -> dict[str, str]:
     environment = {
-        **dict(plan.credentials),
+        "AFINA_ATTEMPT_TOKEN": plan.api_key,  # which signs for what the server may read, where a store asks for that
         "AFINA_ADAPTER_STORE": plan.object_store,
         "AFINA_CACHE": plan.cache,
         "AFINA_BASE_DIGEST": plan.base_digest,

@@ -17,24 +17,23 @@ import contextlib
 import hashlib
 import io
 import random
-import re
 import secrets
 import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, NoReturn
 from urllib.parse import urlsplit
 
-import boto3
 import urllib3.exceptions
 from botocore import exceptions as boto
-from botocore.config import Config
 
+from services.common.backends.object_store import s3_client
+from services.common.backends.object_store.s3_client import MARK
 from services.common.errors import ArtifactNotFound, InvalidInput, PermissionDenied, Unavailable
-from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore, key_parts
+from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore, StoreRequest, StoreVerb, key_parts
 
 MULTIPART_BYTES = 64 << 20
 PART_BYTES = 16 << 20
@@ -46,10 +45,6 @@ CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 20.0
 MAX_RESUMES = 5  # in a row, without a byte between them
 MAX_PAUSE_S = 5.0
-TOKEN = "commit"  # the metadata that tell whose commit an object is
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# What opens the same store elsewhere; everything that boto3 reads begins with AWS_.
-PASSED_ON = re.compile(r"AWS_\w+|S3_ENDPOINT_URL")
 DENIED = {
     "InvalidAccessKeyId": "does not know the access key; check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "does not accept the signature; check AWS_SECRET_ACCESS_KEY",
@@ -75,7 +70,9 @@ class S3ObjectStore(ObjectStore):
         attempts: int = ATTEMPTS,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
+        signer: Callable[[StoreRequest], str] | None = None,
     ) -> None:
+        """Open it with the credentials of `environ`, or have every request signed by `signer`, which returns its URL."""
         parts = urlsplit(url)
         prefix = parts.path.strip("/")
         if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
@@ -83,11 +80,12 @@ class S3ObjectStore(ObjectStore):
         self._bucket = parts.netloc
         self._prefix = "/".join(key_parts(prefix)) + "/" if prefix else ""
         self.url = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
-        self._environ = {name: value for name, value in environ.items() if value and PASSED_ON.fullmatch(name)}
         self._multipart_bytes, self._part_bytes = multipart_bytes, part_bytes
-        self._attempts = attempts
-        self._client = _client(self._environ, attempts, connect_timeout_s, read_timeout_s)
-        self._knows_bucket = False
+        given = {name: value for name, value in environ.items() if value}
+        self._client = s3_client.connect(given, attempts, connect_timeout_s, read_timeout_s, is_signing=signer is None)
+        if signer is not None:
+            s3_client.sign_elsewhere(self._client, self._prefix, signer)
+        self._knows_bucket = signer is not None  # whoever signs has it
 
     def put(self, prefix: str, stream: BinaryIO) -> Artifact:
         """See the port."""
@@ -115,9 +113,8 @@ class S3ObjectStore(ObjectStore):
 
     def list(self, prefix: str) -> Iterator[str]:
         """See the port."""
-        if prefix.rstrip("/"):
-            key_parts(prefix.rstrip("/"))
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+        wanted = self._prefix + self._prefix_of(prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=wanted)
         with self._told(prefix):
             for page in pages:
                 for found in page.get("Contents", ()):
@@ -129,7 +126,7 @@ class S3ObjectStore(ObjectStore):
         with self._told(key):
             try:
                 is_placed = self._place(
-                    key, Body=document, ChecksumSHA256=_base64(hashlib.sha256(document).digest()), Metadata={TOKEN: token}
+                    key, Body=document, ChecksumSHA256=_base64(hashlib.sha256(document).digest()), Metadata={MARK: token}
                 )
             except (boto.BotoCoreError, boto.ClientError):
                 # It may have been carried out all the same: what is there says so; nothing there says try again.
@@ -145,9 +142,17 @@ class S3ObjectStore(ObjectStore):
         with self._told(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._path(key))
 
-    def environment(self) -> Mapping[str, str]:
-        """See the port: the AWS_* variables and the endpoint. Roles and files travel by themselves, or not at all."""
-        return dict(self._environ)
+    @property
+    def needs_signature(self) -> bool:
+        """See the port."""
+        return True
+
+    def sign(self, request: StoreRequest, lifetime_s: int) -> str:
+        """See the port: a presigned URL. What it writes can't be there yet, and has the checksum that was told."""
+        is_list = request.verb is StoreVerb.LIST
+        path = self._prefix + self._prefix_of(request.key) if is_list else self._path(request.key)
+        with self._told(request.key):
+            return s3_client.presign(self._client, self._bucket, path, request, lifetime_s)
 
     def make_bucket(self) -> None:
         """Make the bucket where it is not there. Idempotent. For tests and first steps; people make theirs themselves."""
@@ -168,7 +173,7 @@ class S3ObjectStore(ObjectStore):
     def _token_at(self, key: str) -> str | None:
         """Whose commit is there: "" for what was not committed, None for nothing."""
         try:
-            return str(self._head(key)["Metadata"].get(TOKEN, ""))
+            return str(self._head(key)["Metadata"].get(MARK, ""))
         except boto.ClientError as error:
             if _status(error) == 404:
                 return None
@@ -192,7 +197,7 @@ class S3ObjectStore(ObjectStore):
                 self._client.put_object(Bucket=self._bucket, Key=self._path(key), IfNoneMatch="*", **fields)
                 return True
             except boto.ClientError as error:
-                if _is_taken(error):
+                if _status(error) == 412:  # somebody has written it
                     return False
                 if _code(error) != "ConditionalRequestConflict" or attempt == MAX_RESUMES - 1:
                     raise
@@ -238,6 +243,12 @@ class S3ObjectStore(ObjectStore):
     def _abort(self, upload: Mapping[str, str]) -> None:
         with contextlib.suppress(boto.ClientError, boto.BotoCoreError):
             self._client.abort_multipart_upload(**upload)
+
+    @staticmethod
+    def _prefix_of(prefix: str) -> str:
+        if prefix.rstrip("/"):
+            key_parts(prefix.rstrip("/"))
+        return prefix
 
     def _path(self, key: str) -> str:
         return self._prefix + "/".join(key_parts(key))
@@ -351,32 +362,6 @@ class _Download(io.RawIOBase):
         self._body = None
 
 
-def _client(environ: Mapping[str, str], attempts: int, connect_timeout_s: float, read_timeout_s: float) -> Any:
-    """Return boto3's client. Checksums are sent as headers that a server without them passes over, not as trailers."""
-    endpoint = next(
-        (environ[name] for name in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if name in environ), ""
-    )
-    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
-    config = Config(
-        signature_version="s3v4",
-        s3={"addressing_style": "path"} if endpoint else {},
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        connect_timeout=connect_timeout_s,
-        read_timeout=read_timeout_s,
-        max_pool_connections=32,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        proxies={} if urlsplit(endpoint).hostname in LOOPBACK else None,
-    )
-    session = boto3.session.Session(
-        aws_access_key_id=environ.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=environ.get("AWS_SECRET_ACCESS_KEY"),
-        aws_session_token=environ.get("AWS_SESSION_TOKEN"),
-        region_name=region,
-    )
-    return session.client("s3", endpoint_url=endpoint or None, config=config)
-
-
 def _stage(stream: BinaryIO, staged: IO[bytes]) -> tuple[int, bytes]:
     """Copy a stream into a temporary file. Returns: its length and SHA-256."""
     digest, size_bytes = hashlib.sha256(), 0
@@ -403,10 +388,6 @@ def _code(error: boto.ClientError) -> str:
 
 def _status(error: boto.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _is_taken(error: boto.ClientError) -> bool:
-    return _status(error) == 412
 
 
 def _base64(data: bytes) -> str:
