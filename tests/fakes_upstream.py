@@ -189,6 +189,11 @@ class ScriptedInference(model_pb2_grpc.ModelServiceServicer, catalogue_pb2_grpc.
         finally:
             self.watchers -= 1
 
+    async def AcknowledgeRoutes(
+        self, request: model_pb2.AcknowledgeRoutesRequest, context: grpc.aio.ServicerContext
+    ) -> model_pb2.AcknowledgeRoutesResponse:
+        return model_pb2.AcknowledgeRoutesResponse(believed_s=60)
+
     async def EnsureServed(
         self, request: model_pb2.EnsureServedRequest, context: grpc.aio.ServicerContext
     ) -> model_pb2.EnsureServedResponse:

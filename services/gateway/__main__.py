@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ async def run(settings: Settings, program: Program) -> None:
     """Wire the program together and serve until it is stopped."""
     keys = Keys(program.database(choose.database(settings.database)))
     models = Client(model_pb2_grpc.ModelServiceStub, settings.inference_address, retry=False)
-    routes = Routes(models, ensure_timeout_s=settings.ensure_served_timeout_s)
+    title = f"{socket.gethostname()} {settings.http_address}"
+    routes = Routes(models, ensure_timeout_s=settings.ensure_served_timeout_s, title=title)
     upstream = Upstream(routes, idle_timeout_s=settings.idle_timeout_s, answer_timeout_s=settings.answer_timeout_s)
     gateway = Gateway(
         keys=keys,
@@ -85,6 +87,7 @@ async def run(settings: Settings, program: Program) -> None:
     gc.collect()
     gc.freeze()  # what lives as long as the program: looking through it again would stop every answer for tens of milliseconds
     await program.serve(server, http.run, routes.watch, lambda: until_done(first_key))
+    await routes.leave()
     await upstream.close()
     await keys.database.close()
 

@@ -1,14 +1,15 @@
 """Who answers for a name: the table of routes as `inference` streams it, and the way to a replica that can be asked.
 
 The table is replaced whole, so between two tables nothing is ever half-changed; while `inference` is away the last one
-stands, because model servers go on without it. A name that is not in the table is asked for once more at `inference`:
-a model that was registered a moment ago may not be in the table yet.
+stands, because model servers go on without it. Only what an endpoint points to has to be the newest, so that its part of the
+table is believed for a time only (`belief.py`). A name that is not in the table is asked for once more at `inference`: a model
+that was registered a moment ago may not be in the table yet.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -21,11 +22,15 @@ from google.protobuf import timestamp_pb2
 from services.common.errors import AfinaError, InvalidInput, NotFound, Unavailable
 from services.common.telemetry import log
 from services.common.transport.grpc_client import Client
+from services.gateway.belief import Belief, boot_time
 
 WATCH_RENEWAL_S = 300.0  # a stream whose other end froze is noticed no later than this
 MAX_BACKOFF_S = 2.0
 ENSURE_LOOK_S = 20.0
 PAUSE_S = 0.5
+CONFIRM_TIMEOUT_S = 5.0
+MAX_CONFIRMATIONS = 10
+ENDPOINT = "endpoint"
 _logger = logging.getLogger("afina.routing")
 
 
@@ -54,9 +59,15 @@ class Route:
 class Routes:
     """The table, the watch that keeps it, and the choice of a replica."""
 
-    def __init__(self, models: Client, *, ensure_timeout_s: float = 120.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, models: Client, *, ensure_timeout_s: float = 120.0, title: str = "", clock: Callable[[], float] = boot_time
+    ) -> None:
         self._models, self._ensure_timeout_s, self._clock = models, ensure_timeout_s, clock
         self._table: dict[tuple[str, str], Route] | None = None
+        self._revision = 0
+        self._belief = Belief(models, title)
+        self._is_new = asyncio.Event()  # a table that has not been acknowledged
+        self._confirming: asyncio.Task[None] | None = None
         self._ensuring: dict[str, asyncio.Task[tuple[Replica, ...]]] = {}
         self._in_flight: Counter[str] = Counter()
 
@@ -66,18 +77,15 @@ class Routes:
         return self._table is not None
 
     async def watch(self) -> None:
-        """Keep the table until cancelled, whatever happens to `inference`."""
-        backoff_s = 0.1
-        while True:
-            try:
-                async for response in self._models.WatchRoutes(pb.WatchRoutesRequest(), timeout_s=WATCH_RENEWAL_S):
-                    self._table = {(route.project, route.public_id): _route(route) for route in response.routes}
-                    backoff_s = 0.1
-            except AfinaError as error:
-                if error.reason != "DEADLINE_EXCEEDED":
-                    log(_logger, logging.WARNING, "the routes are not watched", error=error.message)
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
+        """Keep the table, and the leave to believe it, until cancelled, whatever happens to `inference`."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._renew())
+
+    async def leave(self) -> None:
+        """Tell `inference` that nobody is answered any more, so that no promotion waits for this gateway."""
+        with contextlib.suppress(AfinaError):  # it finds out by itself
+            await self._belief.end()
 
     def list(self, project: str) -> Sequence[Route]:
         """Return what a project may ask for, newest first. Raises: Unavailable (no table has come yet)."""
@@ -86,9 +94,14 @@ class Routes:
         return sorted(names.values(), key=lambda route: (-route.create_time.timestamp(), route.public_id))
 
     async def find(self, project: str, public_id: str) -> Route:
-        """Return the route of a name; a project's own names come before everybody's. Raises: NotFound, Unavailable."""
-        table = self._known()
-        route = table.get((project, public_id)) or table.get(("", public_id))
+        """Return the route of a name; a project's own names come before everybody's.
+
+        Raises: NotFound, Unavailable (`inference` is away, and it is an endpoint's name, or one that is not in the table).
+        """
+        route = self._look_up(project, public_id)
+        if (route is None or route.kind == ENDPOINT) and not self._belief.holds(self._clock()):
+            await self._confirmed(public_id)
+            route = self._look_up(project, public_id)
         return route or await self._ask(project, public_id)
 
     async def replica(self, route: Route, avoid: Set[str] = frozenset()) -> Replica:
@@ -117,6 +130,70 @@ class Routes:
             self._in_flight[replica.url] -= 1
             if not self._in_flight[replica.url]:
                 del self._in_flight[replica.url]
+
+    def _look_up(self, project: str, public_id: str) -> Route | None:
+        table = self._known()
+        return table.get((project, public_id)) or table.get(("", public_id))
+
+    async def _follow(self) -> None:
+        backoff_s = 0.1
+        while True:
+            try:
+                async for response in self._models.WatchRoutes(pb.WatchRoutesRequest(), timeout_s=WATCH_RENEWAL_S):
+                    if self._table is None or response.revision >= self._revision:  # else its sender is behind
+                        self._adopt(response)
+                    backoff_s = 0.1
+            except AfinaError as error:
+                if error.reason != "DEADLINE_EXCEEDED":
+                    log(_logger, logging.WARNING, "the routes are not watched", error=error.message)
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
+
+    async def _renew(self) -> None:
+        while True:
+            pause_s = self._belief.pause_s if self._table is not None else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._is_new.wait()
+            self._is_new.clear()
+            had_leave = self._belief.holds(self._clock())
+            try:
+                await asyncio.shield(self._shared_confirm())
+            except AfinaError as error:
+                if had_leave and not self._belief.holds(self._clock()):
+                    log(_logger, logging.WARNING, "endpoints are not answered: their models are not sure", error=error.message)
+
+    def _adopt(self, table: pb.WatchRoutesResponse) -> None:
+        self._table = {(route.project, route.public_id): _route(route) for route in table.routes}
+        self._revision = table.revision
+        self._is_new.set()
+
+    async def _confirmed(self, public_id: str) -> None:
+        """Return once the table is known to be the newest. Raises: Unavailable."""
+        try:
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                await asyncio.shield(self._shared_confirm())
+        except (TimeoutError, Unavailable) as error:
+            raise Unavailable(
+                f"Which model answers for {public_id[:200]} is not sure, since inference is away; try again in a moment.",
+                reason="ROUTES_UNCONFIRMED",
+                metadata={"model": public_id[:200], "retry_after_s": "2"},
+            ) from error
+
+    def _shared_confirm(self) -> asyncio.Task[None]:
+        """Return the one confirmation that is under way, so that an answer always belongs to the last question."""
+        if self._confirming is None or self._confirming.done():
+            self._confirming = asyncio.create_task(self._confirm())
+            self._confirming.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._confirming
+
+    async def _confirm(self) -> None:
+        for _ in range(MAX_CONFIRMATIONS):
+            newer = await self._belief.ask(self._revision, self._clock())
+            if newer is None:
+                return
+            self._adopt(newer)  # an older one, too: a database that was restored knows no other, and there is no leave
+        raise Unavailable("The table of models changes all the time.", reason="ROUTES_UNCONFIRMED")
 
     async def _ensured(self, route: Route) -> tuple[Replica, ...]:
         end = self._clock() + self._ensure_timeout_s

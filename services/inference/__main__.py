@@ -35,6 +35,7 @@ from services.inference.routes import RouteTable
 from services.inference.rpc import CatalogueRpc, EndpointRpc, ModelRpc
 from services.inference.server_access import ServerAccess
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Server
+from services.inference.watchers import BELIEVED_S
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Settings:
     accelerator: str = setting("AFINA_ACCELERATOR", "cpu or cuda: what model servers run on", default="cpu")
     kv_cache_gib: int = setting("KV_CACHE_GIB", "memory for a server's prompts and answers, on a CPU", default=1)
     max_servers: int = setting("MAX_SERVERS", "model servers at once; 0 means 4 on a CPU and 1 on a GPU", default=0)
+    routes_believed_s: float = setting(
+        "ROUTES_BELIEVED_S", "how long a gateway answers for endpoints without hearing from inference", default=BELIEVED_S
+    )
     lease_s: float = setting("LEASE_S", "seconds that a claim on a server lasts", default=60.0)
 
 
@@ -93,7 +97,7 @@ async def run(settings: Settings, program: Program) -> None:
             cache=Path(settings.cache),
             workload=functools.partial(describe, settings, store),
             connect=lambda url, api_key: VllmServer(url, api_key, session),
-            routes=RouteTable(database),
+            routes=RouteTable(database, believed_s=settings.routes_believed_s),
             max_servers=settings.max_servers or MAX_SERVERS[settings.accelerator],
         )
         access = ServerAccess(inference)
@@ -121,7 +125,8 @@ async def run(settings: Settings, program: Program) -> None:
             lease_s=settings.lease_s,
             metrics=program.metrics,
         )
-        await program.serve(server, inference.routes.run, reconcilers=[servers, placements], probes=settings.metrics_address)
+        loops = (inference.routes.run, inference.routes.watchers.run)
+        await program.serve(server, *loops, reconcilers=[servers, placements], probes=settings.metrics_address)
         await inference.background.close()
     await evaluations.close()
     await database.close()

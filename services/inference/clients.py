@@ -12,7 +12,10 @@ from services.inference.gate import Comparison
 
 @dataclass(frozen=True)
 class Evidence:
-    """An evaluation as the gate sees it. By model name: `digests` when it was created, `prompts` it was asked in (none: all)."""
+    """An evaluation as the gate sees it. By model name: `digests` when it was created, `prompts` it was asked in (none: all).
+
+    `disjoint` names the models of which the evaluator has found that no row of the suite is among those that trained them.
+    """
 
     name: str
     state: str
@@ -21,15 +24,17 @@ class Evidence:
     digests: Mapping[str, str]
     prompts: Mapping[str, tuple[str, ...]]
     comparisons: tuple[Comparison, ...]
+    disjoint: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite as it is now: its digest, every prompt that it asks in, and whether no row of it chose anything in training."""
+    """A suite as it is now: its digest, every prompt that it asks in, whose rows, and whether these are the test rows."""
 
     digest: str
     prompts: tuple[str, ...]
-    is_held_out: bool
+    dataset: str
+    is_test_part: bool
 
 
 class Evaluations(Protocol):
@@ -65,8 +70,8 @@ class GrpcEvaluations:
     async def suite(self, name: str) -> Suite:
         """See Evaluations."""
         found = await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=name))
-        is_held_out = found.part != suite_pb2.Suite.PART_VALIDATION
-        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts), is_held_out)
+        is_test_part = found.part != suite_pb2.Suite.PART_VALIDATION
+        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts), found.dataset, is_test_part)
 
     async def close(self) -> None:
         """Close the connections."""

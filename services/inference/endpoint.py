@@ -1,6 +1,6 @@
 """Endpoint: a stable name that production calls. It changes only through its gate, and remembers every change."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -10,11 +10,17 @@ from services.inference.gate import DEFAULT_MIN_ITEM_COUNT, DEFAULT_SIGNIFICANCE
 
 KIND = "endpoint"
 NAME = "projects/{project}/endpoints/{endpoint}"
+FIRST, PROMOTION, ROLLBACK, OVERRIDE = "FIRST", "PROMOTION", "ROLLBACK", "OVERRIDE"
+MAX_LAST_PROMOTIONS = 5
+MAX_REASON_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """One change of an endpoint. `create_time` is ISO 8601 UTC."""
+    """One change of an endpoint. `create_time` is ISO 8601 UTC; `number` counts from 1; `kind` is one of the four below.
+
+    `evidence` has the numbers that decided, as `evidence.py` makes them; those made before they were kept have none.
+    """
 
     model: str
     digest: str
@@ -22,22 +28,31 @@ class Promotion:
     evaluation: str
     verdict: str
     create_time: str
+    previous_digest: str = ""
+    actor: str = ""
+    reason: str = ""
+    kind: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    number: int = 0
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint as it is stored; `model` is empty before the first promotion."""
+    """An endpoint as it is stored; `model` is empty before the first promotion, `promotions` are the last ones."""
 
     name: str
     gate: Gate
     model: str = ""
     digest: str = ""
     promotions: tuple[Promotion, ...] = field(default_factory=tuple)
+    promotion_count: int = 0
 
-    def promote(self, model: str, digest: str, evaluation: str, verdict: str, time: str) -> "Endpoint":
-        """Return it pointing to another model, with the change in its history."""
-        promotion = Promotion(model, digest, self.model, evaluation, verdict, time)
-        return replace(self, model=model, digest=digest, promotions=(*self.promotions, promotion))
+    def change(self, promotion: Promotion) -> "Endpoint":
+        """Return it pointing to another model, with the change, numbered, among its last ones."""
+        number = self.promotion_count + 1
+        made = replace(promotion, number=number, previous_model=self.model, previous_digest=self.digest)
+        last = (*self.promotions, made)[-MAX_LAST_PROMOTIONS:]
+        return replace(self, model=made.model, digest=made.digest, promotions=last, promotion_count=number)
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -45,9 +60,26 @@ class Endpoint:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Endpoint":
-        """Read it from JSON."""
-        promotions = tuple(Promotion(**promotion) for promotion in document["promotions"])
-        return cls(**{**document, "gate": Gate(**document["gate"]), "promotions": promotions})
+        """Read it from JSON; in those written before there was a history, the promotions are all there were, unnumbered."""
+        given = enumerate(document["promotions"], start=1)
+        promotions = tuple(Promotion(**{"number": number, **promotion}) for number, promotion in given)
+        counted = {"promotion_count": len(promotions), **document}
+        return cls(**{**counted, "gate": Gate(**document["gate"]), "promotions": promotions})
+
+
+def before(history: Sequence[Promotion]) -> Promotion | None:
+    """Return the promotion of the model to which a rollback leads; None where there was none before.
+
+    Models that were rolled back from do not count, so that rolling back twice goes back two steps, not forward again.
+    """
+    standing: list[Promotion] = []
+    for promotion in history:
+        models = [other.model for other in standing]
+        if promotion.kind == ROLLBACK and promotion.model in models:
+            del standing[len(models) - models[::-1].index(promotion.model) :]
+        else:
+            standing.append(promotion)
+    return standing[-2] if len(standing) > 1 else None
 
 
 def complete(gate: Gate) -> Gate:
@@ -74,3 +106,13 @@ def check(project: str, endpoint_id: str, gate: Gate) -> list[Violation]:
         rule = f"suite is one of projects/{project}/suites/"
         violations.append(Violation("endpoint.gate.suite", "MALFORMED", f"{rule}, not {gate.suite!r}."))
     return violations
+
+
+def check_reason(field: str, reason: str, *, is_required: bool) -> list[Violation]:
+    """Return what is wrong with a reason for a change."""
+    if is_required and not reason.strip():
+        return [Violation(field, "REQUIRED", f"{field} is needed: say why, for the history.")]
+    if len(reason) > MAX_REASON_CHARACTERS:
+        told = f"{field} has {len(reason)} characters; at most {MAX_REASON_CHARACTERS} are kept."
+        return [Violation(field, "TOO_LONG", told)]
+    return []

@@ -27,6 +27,7 @@ class Model:
 
     `rank` is an adapter's; `max_length`, in tokens, and `has_chat_template` (its own files bring one) are whole weights'.
     `base` and `base_digest` are what an adapter stands on, or what full weights came from, where that is known.
+    `candidacies` are the endpoints that were about to point to it, each with the version that its record had: see `candidacy.py`.
     """
 
     name: str
@@ -44,6 +45,13 @@ class Model:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     quarantine_reason: str = ""
     proof: Mapping[str, Any] = field(default_factory=dict)
+    candidacies: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def trained_on(self) -> str:
+        """The dataset that trained it and chose its checkpoint, by name; empty where its provenance names none."""
+        dataset = self.provenance.get("dataset")
+        return str(dataset.get("name", "")) if isinstance(dataset, Mapping) else ""
 
     @property
     def served_digest(self) -> str:

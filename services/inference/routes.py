@@ -1,7 +1,8 @@
 """Routes: who answers for each name, as one table that is built from the database and watched by gateways.
 
-The table is rebuilt after every change that this program makes and at short intervals for those of its twins, and told
-to the watchers when it differs. Only replicas of the present generation of an active server stand in it.
+The table is rebuilt after every change that this program makes, at short intervals for those of its twins, and at once when a
+twin has promoted; it is told to the watchers when it differs. Only replicas of the present generation of an active server stand
+in it. Its revision says which promotions it has, and `watchers.py` what that is for.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from services.inference.endpoint import Endpoint
 from services.inference.model import Model
 from services.inference.records import every
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Placement, Server
+from services.inference.watchers import BELIEVED_S, REVISION_LOOK_S, Watchers, read_revision
 
 LOOK_S = 1.0  # for what a twin changes; what this program changes is told at once
 
@@ -45,15 +47,24 @@ class Route:
     create_time: datetime
 
 
-class RouteTable:
-    """The newest table with its version, and a place to wait for the next."""
+@dataclass(frozen=True)
+class Table:
+    """Every route, and the revision that was read before any of them: promotions up to it are in it."""
 
-    def __init__(self, database: Database) -> None:
+    revision: int
+    routes: tuple[Route, ...]
+
+
+class RouteTable:
+    """The newest table, a place to wait for the next, and who answers by it."""
+
+    def __init__(self, database: Database, *, believed_s: float = BELIEVED_S) -> None:
         self._database = database
+        self.watchers = Watchers(database, believed_s=believed_s)
         self._changed = asyncio.Condition()
         self._stale = asyncio.Event()
-        self._version = 0
-        self._routes: tuple[Route, ...] = ()
+        self._building = asyncio.Lock()  # one after another, so that none puts an older table in the place of a newer
+        self._table: Table | None = None
 
     def touch(self) -> None:
         """Say that something has changed."""
@@ -64,30 +75,42 @@ class RouteTable:
         while True:
             with contextlib.suppress(Unavailable):  # the database is away; the old table is the best there is
                 await self.refresh()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._stale.wait()
+            await self._rest()
             self._stale.clear()
 
-    async def refresh(self) -> None:
-        """Build the table anew, and wake who waits where it differs."""
-        routes = await build(self._database)
-        async with self._changed:
-            if routes != self._routes or not self._version:
-                self._routes, self._version = routes, self._version + 1
-                self._changed.notify_all()
-
-    async def watch(self) -> AsyncIterator[tuple[Route, ...]]:
-        """Yield the whole table at once, and again after every change."""
-        if not self._version:
-            await self.refresh()
-        seen = 0
-        while True:
+    async def refresh(self) -> Table:
+        """Build the table anew, wake who waits where it differs, and return it."""
+        async with self._building:
+            revision = await read_revision(self._database)
+            table = Table(revision, await build(self._database))
             async with self._changed:
-                while self._version == seen:
+                if table != self._table:
+                    self._table = table
+                    self._changed.notify_all()
+        return table
+
+    async def watch(self) -> AsyncIterator[Table]:
+        """Yield the whole table at once, and again after every change."""
+        seen = self._table or await self.refresh()
+        while True:
+            yield seen
+            async with self._changed:
+                while self._table in (None, seen):
                     await self._changed.wait()
-                seen, routes = self._version, self._routes
-            yield routes
+                seen = self._table or seen
+
+    async def _rest(self) -> None:
+        """Return when something may have changed: it was said, a twin has promoted, or it is time to look."""
+        known = revision = self._table.revision if self._table else 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                while revision == known:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(REVISION_LOOK_S):
+                            await self._stale.wait()
+                            return
+                    with contextlib.suppress(Unavailable):
+                        revision = await read_revision(self._database)
 
     async def wait(self, timeout_s: float) -> None:
         """Wait for a change, or for that long."""

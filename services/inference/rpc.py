@@ -8,13 +8,13 @@ from google.protobuf import empty_pb2
 
 from services.common.ports.database import Record
 from services.common.transport import wire
-from services.inference import endpoints, entries, serving, use_cases
+from services.inference import endpoints, entries, promotions, serving, use_cases
 from services.inference.catalogue import Entry
-from services.inference.endpoint import Endpoint
+from services.inference.endpoint import Endpoint, Promotion
 from services.inference.gate import Gate
 from services.inference.inference import Inference
 from services.inference.model import Model
-from services.inference.routes import Replica, Route
+from services.inference.routes import Replica, Route, Table
 
 DEFAULT_WAIT_S = 30.0
 MARGIN_S = 1.0  # so that "not yet" reaches the caller before its deadline does
@@ -63,8 +63,22 @@ class ModelRpc(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.WatchRoutesRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[model_pb2.WatchRoutesResponse]:
         """See the proto."""
-        async for routes in self._inference.routes.watch():
-            yield model_pb2.WatchRoutesResponse(routes=[_route(route) for route in routes])
+        async for table in self._inference.routes.watch():
+            yield _table(table)
+
+    async def AcknowledgeRoutes(
+        self, request: model_pb2.AcknowledgeRoutesRequest, context: grpc.aio.ServicerContext
+    ) -> model_pb2.AcknowledgeRoutesResponse:
+        """See the proto."""
+        routes = self._inference.routes
+        if await routes.watchers.acknowledge(request.watcher, request.revision, request.title):
+            return model_pb2.AcknowledgeRoutesResponse(believed_s=routes.watchers.believed_s)
+        return model_pb2.AcknowledgeRoutesResponse(table=_table(await routes.refresh()))
+
+    async def ForgetRoutes(self, request: model_pb2.ForgetRoutesRequest, context: grpc.aio.ServicerContext) -> empty_pb2.Empty:
+        """See the proto."""
+        await self._inference.routes.watchers.forget(request.watcher)
+        return empty_pb2.Empty()
 
 
 class CatalogueRpc(catalogue_pb2_grpc.CatalogueServiceServicer):
@@ -144,10 +158,25 @@ class EndpointRpc(endpoint_pb2_grpc.EndpointServiceServicer):
         self, request: endpoint_pb2.PromoteEndpointRequest, context: grpc.aio.ServicerContext
     ) -> endpoint_pb2.Endpoint:
         """See the proto."""
-        record = await endpoints.promote(
-            self._inference, request.name, request.model, request.evaluation, request.etag, _wait_s(context)
-        )
-        return _endpoint(record)
+        asked = (request.name, request.model, request.evaluation, request.etag, _wait_s(context))
+        override, reason = request.override_reason, request.reason
+        return _endpoint(await promotions.promote(self._inference, *asked, override_reason=override, reason=reason))
+
+    async def RollbackEndpoint(
+        self, request: endpoint_pb2.RollbackEndpointRequest, context: grpc.aio.ServicerContext
+    ) -> endpoint_pb2.Endpoint:
+        """See the proto."""
+        asked = (request.name, request.model, request.reason, request.etag, _wait_s(context))
+        return _endpoint(await promotions.rollback(self._inference, *asked))
+
+    async def ListPromotions(
+        self, request: endpoint_pb2.ListPromotionsRequest, context: grpc.aio.ServicerContext
+    ) -> endpoint_pb2.ListPromotionsResponse:
+        """See the proto."""
+        after, limit = wire.page_of(request.page_size, request.page_token)
+        found = await endpoints.list_promotions(self._inference, request.parent, after or 0, limit)
+        token = str(found[-1].number) if len(found) == limit else ""
+        return endpoint_pb2.ListPromotionsResponse(promotions=[_promotion(p) for p in found], next_page_token=token)
 
 
 def _wait_s(context: grpc.aio.ServicerContext) -> float:
@@ -182,6 +211,10 @@ def _model(record: Record, status: serving.Status | None = None) -> model_pb2.Mo
 
 def _replica(replica: Replica) -> model_pb2.Replica:
     return model_pb2.Replica(url=replica.url, served_name=replica.served_name, api_key=replica.api_key)
+
+
+def _table(table: Table) -> model_pb2.WatchRoutesResponse:
+    return model_pb2.WatchRoutesResponse(routes=[_route(route) for route in table.routes], revision=table.revision)
 
 
 def _route(route: Route) -> model_pb2.Route:
@@ -223,17 +256,25 @@ def _endpoint(record: Record) -> endpoint_pb2.Endpoint:
         ),
         model=found.model,
         digest=found.digest,
-        promotions=[
-            endpoint_pb2.Promotion(
-                model=promotion.model,
-                digest=promotion.digest,
-                previous_model=promotion.previous_model,
-                evaluation=promotion.evaluation,
-                verdict=promotion.verdict,
-                create_time=wire.timestamp(promotion.create_time),
-            )
-            for promotion in found.promotions
-        ],
+        promotions=[_promotion(promotion) for promotion in found.promotions],
         create_time=wire.timestamp(record.create_time),
         etag=str(record.version),
+        promotion_count=found.promotion_count,
+    )
+
+
+def _promotion(promotion: Promotion) -> endpoint_pb2.Promotion:
+    return endpoint_pb2.Promotion(
+        model=promotion.model,
+        digest=promotion.digest,
+        previous_model=promotion.previous_model,
+        previous_digest=promotion.previous_digest,
+        evaluation=promotion.evaluation,
+        verdict=promotion.verdict,
+        create_time=wire.timestamp(promotion.create_time),
+        actor=promotion.actor,
+        reason=promotion.reason,
+        kind=endpoint_pb2.Promotion.Kind.Value(f"KIND_{promotion.kind or 'UNSPECIFIED'}"),
+        evidence=endpoint_pb2.Evidence(**promotion.evidence) if promotion.evidence else None,
+        number=promotion.number,
     )

@@ -5,17 +5,18 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from services.common.errors import AlreadyExists, InvalidInput, NotFound, WrongState
+from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, WrongState
 from services.common.names import parse, project_of
 from services.common.ports.database import Record
 from services.common.ports.manifest import Manifest
 from services.inference import catalogue, endpoint, entries, model
 from services.inference.artifacts import read_adapter, read_manifest, read_weights, refuse, told_base
+from services.inference.candidacy import end_candidacies
 from services.inference.demand import retire
 from services.inference.endpoint import Endpoint
 from services.inference.inference import Inference
 from services.inference.model import Model
-from services.inference.records import every
+from services.inference.records import MAX_TRIES, every
 from services.inference.servers import PLACEMENT_KIND, placement_name, server_name
 
 
@@ -81,23 +82,34 @@ async def list_models(inference: Inference, parent: str, after: int | None, limi
 async def delete_model(inference: Inference, name: str) -> None:
     """Delete an adapter or full weights that no endpoint points to; the bytes stay. Raises: NotFound, WrongState."""
     parse(model.OWN_NAME, name)
-    record = await inference.database.get(model.KIND, name)
-    for other in await every(inference.database, endpoint.KIND, f"projects/{project_of(name)}/endpoints"):
-        pointing = Endpoint.from_document(other.document)
-        if pointing.model == name:
-            raise WrongState(
-                f"{pointing.name} points to {name}; promote another model there first.",
-                reason="MODEL_IN_USE",
-                metadata={"endpoint": pointing.name},
-            )
-    deleted = Model.from_document(record.document)
+    deleted = await _leave(inference, name)
     server = server_name(deleted.served_digest)
     with contextlib.suppress(NotFound):
         await inference.database.delete(await inference.database.get(PLACEMENT_KIND, placement_name(server, name)))
-    await inference.database.delete(record)
+    await inference.database.delete(await inference.database.get(model.KIND, name))
     if deleted.kind == "FULL" and not await _is_used(inference, deleted.digest):
         await retire(inference, deleted.digest, f"{name} was deleted.")
     inference.routes.touch()
+
+
+async def _leave(inference: Inference, name: str) -> Model:
+    """Have no endpoint point to a model, nor begin to: see `candidacy.py`. Raises: NotFound, WrongState (one does), Conflict."""
+    for _ in range(MAX_TRIES):
+        record = await inference.database.get(model.KIND, name)
+        left = Model.from_document(record.document)
+        await end_candidacies(inference, left)
+        for other in await every(inference.database, endpoint.KIND, f"projects/{project_of(name)}/endpoints"):
+            pointing = Endpoint.from_document(other.document)
+            if pointing.model == name:
+                raise WrongState(
+                    f"{pointing.name} points to {name}; promote another model there first.",
+                    reason="MODEL_IN_USE",
+                    metadata={"endpoint": pointing.name},
+                )
+        with contextlib.suppress(Conflict):  # a promotion has begun, or a proof was written: look again
+            await inference.database.update(record, left.quarantine("It is being deleted.").to_document())
+            return left
+    raise Conflict(f"{name} changes too often; repeat.", metadata={"name": name})
 
 
 async def _adapter(inference: Inference, manifest: Manifest, max_length: int) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from tests.unit.inference import adapters
 
 PARENT = "projects/default"
 SUITE = f"{PARENT}/suites/reviews"
+DATASET = f"{PARENT}/datasets/ds-reviews"
 EVALUATION = f"{PARENT}/evaluations/eval-1"
 ENDPOINT = f"{PARENT}/endpoints/support"
 PROMPTS = ("zero-shot", "few-shot", "label-scored")
@@ -68,7 +69,9 @@ class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2
 
     async def GetSuite(self, request: suite_pb2.GetSuiteRequest, context: grpc.aio.ServicerContext) -> suite_pb2.Suite:
         prompts = [suite_pb2.Prompt(id=prompt) for prompt in PROMPTS]
-        return suite_pb2.Suite(name=request.name, digest=self.suite_digest, prompts=prompts, part=self.suite_part)
+        return suite_pb2.Suite(
+            name=request.name, digest=self.suite_digest, prompts=prompts, part=self.suite_part, dataset=DATASET
+        )
 
 
 @dataclass
@@ -112,7 +115,9 @@ class World:
         self.store.commit(key, manifest.to_json())
         return key
 
-    def put_adapter(self, base_references: float = -3.0, rank: int = 2, tensors: Any = None, **changes: Any) -> str:
+    def put_adapter(
+        self, base_references: float = -3.0, rank: int = 2, tensors: Any = None, dataset: str = DATASET, **changes: Any
+    ) -> str:
         """Put an adapter's folder into the store, as a job would, and return the key of its manifest."""
         self.seed += 1
         folder = self.folder / f"adapter-{self.seed}"
@@ -121,6 +126,7 @@ class World:
         chat = {"messages": [{"role": "user", "content": "hi"}], "prompt_token_ids": [1, 2, 3], "probes": [probe]}
         (folder / "golden.json").write_text(json.dumps({"base_digest": self.base_digest, "chats": [chat] * 8}))
         data = {"job": f"job-{self.seed}", "base": {"digest": self.base_digest}, "recipe": {"rank": rank}, "metrics": [1, 2]}
+        data |= {"dataset": {"name": dataset, "digest": "d" * 64}} if dataset else {}
         key = f"jobs/job-{self.seed}/manifest.json"
         manifest = put_folder(self.store, f"jobs/job-{self.seed}/files", folder, "adapter", data)
         self.store.commit(key, manifest.to_json())
@@ -137,7 +143,8 @@ class World:
         """Put full weights into the store, as an import would, and return the key of their manifest."""
         self.seed += 1
         extra = {} if golden is None else {"golden__json": json.dumps(golden).encode()}
-        return self.put_base(f"full-{self.seed}", "full", {"base": {"digest": base}} if base else {}, **extra, **files)
+        told: dict[str, Any] = {"base": {"digest": base}, "dataset": {"name": DATASET}} if base else {}
+        return self.put_base(f"full-{self.seed}", "full", told, **extra, **files)
 
     async def update(self, mask: str, etag: str = "", **fields: Any) -> catalogue_pb2.CatalogueEntry:
         """Write the fields of a mask, comma-separated, of catalogueEntries/tiny."""
@@ -213,10 +220,26 @@ class World:
         created: endpoint_pb2.Endpoint = await self.endpoints.CreateEndpoint(request)
         return created
 
-    async def promote(self, model: str, etag: str = "") -> endpoint_pb2.Endpoint:
-        request = endpoint_pb2.PromoteEndpointRequest(name=ENDPOINT, model=model, evaluation=EVALUATION, etag=etag)
+    async def promote(self, model: str, etag: str = "", evaluation: str = EVALUATION, **why: str) -> endpoint_pb2.Endpoint:
+        request = endpoint_pb2.PromoteEndpointRequest(name=ENDPOINT, model=model, evaluation=evaluation, etag=etag, **why)
         promoted: endpoint_pb2.Endpoint = await self.endpoints.PromoteEndpoint(request)
         return promoted
+
+    async def rollback(self, model: str = "", reason: str = "it is rude", etag: str = "") -> endpoint_pb2.Endpoint:
+        request = endpoint_pb2.RollbackEndpointRequest(name=ENDPOINT, model=model, reason=reason, etag=etag)
+        rolled: endpoint_pb2.Endpoint = await self.endpoints.RollbackEndpoint(request)
+        return rolled
+
+    async def history(self) -> list[endpoint_pb2.Promotion]:
+        """Return every change of the endpoint, in pages of two."""
+        found: list[endpoint_pb2.Promotion] = []
+        request = endpoint_pb2.ListPromotionsRequest(parent=ENDPOINT, page_size=2)
+        while True:
+            page = await self.endpoints.ListPromotions(request)
+            found += page.promotions
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def run(self) -> None:
         """Look at everything again and again, so that no test waits for an interval."""

@@ -183,8 +183,8 @@ async def test_another_program_over_the_same_database_finds_the_server_and_the_p
     adapter = await world.add_adapter()
     first = await world.ensure(adapter.name)
     table = RouteTable(SqlDatabase(f"sqlite:///{world.folder}/i.db"))
-    async for routes in table.watch():
-        replicas = {route.public_id: route.replicas for route in routes}[adapter.public_id]
+    async for found in table.watch():
+        replicas = {route.public_id: route.replicas for route in found.routes}[adapter.public_id]
         assert [replica.url for replica in replicas] == [first.replicas[0].url]
         break
 

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x66ina/v1/endpoint.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"]\n\x04Gate\x12\x1a\n\x12significance_level\x18\x01 \x01(\x01\x12\x12\n\nmin_effect\x18\x02 \x01(\x01\x12\x16\n\x0emin_item_count\x18\x03 \x01(\x03\x12\r\n\x05suite\x18\x04 \x01(\t\"\x98\x01\n\tPromotion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x16\n\x0eprevious_model\x18\x03 \x01(\t\x12\x12\n\nevaluation\x18\x04 \x01(\t\x12\x0f\n\x07verdict\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdb\x01\n\x08\x45ndpoint\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1c\n\x04gate\x18\x02 \x01(\x0b\x32\x0e.afina.v1.Gate\x12\x13\n\x05model\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12-\n\npromotions\x18\x05 \x03(\x0b\x32\x13.afina.v1.PromotionB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"n\n\x15\x43reateEndpointRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x65ndpoint_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12$\n\x08\x65ndpoint\x18\x03 \x01(\x0b\x32\x12.afina.v1.Endpoint\"(\n\x12GetEndpointRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"S\n\x14ListEndpointsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListEndpointsResponse\x12%\n\tendpoints\x18\x01 \x03(\x0b\x32\x12.afina.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"i\n\x16PromoteEndpointRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nevaluation\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t2\xb4\x02\n\x0f\x45ndpointService\x12\x45\n\x0e\x43reateEndpoint\x12\x1f.afina.v1.CreateEndpointRequest\x1a\x12.afina.v1.Endpoint\x12?\n\x0bGetEndpoint\x12\x1c.afina.v1.GetEndpointRequest\x1a\x12.afina.v1.Endpoint\x12P\n\rListEndpoints\x12\x1e.afina.v1.ListEndpointsRequest\x1a\x1f.afina.v1.ListEndpointsResponse\x12G\n\x0fPromoteEndpoint\x12 .afina.v1.PromoteEndpointRequest\x1a\x12.afina.v1.Endpointb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61\x66ina/v1/endpoint.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"]\n\x04Gate\x12\x1a\n\x12significance_level\x18\x01 \x01(\x01\x12\x12\n\nmin_effect\x18\x02 \x01(\x01\x12\x16\n\x0emin_item_count\x18\x03 \x01(\x03\x12\r\n\x05suite\x18\x04 \x01(\t\"\xde\x01\n\x08\x45vidence\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12\r\n\x05suite\x18\x02 \x01(\t\x12\x14\n\x0csuite_digest\x18\x03 \x01(\t\x12\x10\n\x08\x63hampion\x18\x04 \x01(\t\x12\x17\n\x0f\x63hampion_digest\x18\x05 \x01(\t\x12\x12\n\nitem_count\x18\x06 \x01(\x03\x12\x1c\n\x14\x63\x61ndidate_only_count\x18\x07 \x01(\x03\x12\x1b\n\x13\x63hampion_only_count\x18\x08 \x01(\x03\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\t \x01(\x01\x12\x0f\n\x07p_value\x18\n \x01(\x01\"\x96\x03\n\tPromotion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x16\n\x0eprevious_model\x18\x03 \x01(\t\x12\x12\n\nevaluation\x18\x04 \x01(\t\x12\x0f\n\x07verdict\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12&\n\x04kind\x18\t \x01(\x0e\x32\x18.afina.v1.Promotion.Kind\x12$\n\x08\x65vidence\x18\n \x01(\x0b\x32\x12.afina.v1.Evidence\x12\x0e\n\x06number\x18\x0b \x01(\x03\x12\x17\n\x0fprevious_digest\x18\x0c \x01(\t\"f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_FIRST\x10\x01\x12\x12\n\x0eKIND_PROMOTION\x10\x02\x12\x11\n\rKIND_ROLLBACK\x10\x03\x12\x11\n\rKIND_OVERRIDE\x10\x04\"\xfa\x01\n\x08\x45ndpoint\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1c\n\x04gate\x18\x02 \x01(\x0b\x32\x0e.afina.v1.Gate\x12\x13\n\x05model\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12-\n\npromotions\x18\x05 \x03(\x0b\x32\x13.afina.v1.PromotionB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x1d\n\x0fpromotion_count\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\"n\n\x15\x43reateEndpointRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x65ndpoint_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12$\n\x08\x65ndpoint\x18\x03 \x01(\x0b\x32\x12.afina.v1.Endpoint\"(\n\x12GetEndpointRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"S\n\x14ListEndpointsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListEndpointsResponse\x12%\n\tendpoints\x18\x01 \x03(\x0b\x32\x12.afina.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8c\x01\n\x16PromoteEndpointRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nevaluation\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x17\n\x0foverride_reason\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"`\n\x17RollbackEndpointRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"T\n\x15ListPromotionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x16ListPromotionsResponse\x12\'\n\npromotions\x18\x01 \x03(\x0b\x32\x13.afina.v1.Promotion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd4\x03\n\x0f\x45ndpointService\x12\x45\n\x0e\x43reateEndpoint\x12\x1f.afina.v1.CreateEndpointRequest\x1a\x12.afina.v1.Endpoint\x12?\n\x0bGetEndpoint\x12\x1c.afina.v1.GetEndpointRequest\x1a\x12.afina.v1.Endpoint\x12P\n\rListEndpoints\x12\x1e.afina.v1.ListEndpointsRequest\x1a\x1f.afina.v1.ListEndpointsResponse\x12G\n\x0fPromoteEndpoint\x12 .afina.v1.PromoteEndpointRequest\x1a\x12.afina.v1.Endpoint\x12I\n\x10RollbackEndpoint\x12!.afina.v1.RollbackEndpointRequest\x1a\x12.afina.v1.Endpoint\x12S\n\x0eListPromotions\x12\x1f.afina.v1.ListPromotionsRequest\x1a .afina.v1.ListPromotionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENDPOINT'].fields_by_name['promotions']._serialized_options = b'\342A\001\003'
   _globals['_ENDPOINT'].fields_by_name['create_time']._loaded_options = None
   _globals['_ENDPOINT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_ENDPOINT'].fields_by_name['promotion_count']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['promotion_count']._serialized_options = b'\342A\001\003'
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['endpoint_id']._loaded_options = None
@@ -55,24 +57,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROMOTEENDPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_PROMOTEENDPOINTREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_PROMOTEENDPOINTREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
-  _globals['_PROMOTEENDPOINTREQUEST'].fields_by_name['evaluation']._loaded_options = None
-  _globals['_PROMOTEENDPOINTREQUEST'].fields_by_name['evaluation']._serialized_options = b'\342A\001\002'
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002'
+  _globals['_LISTPROMOTIONSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTPROMOTIONSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_GATE']._serialized_start=103
   _globals['_GATE']._serialized_end=196
-  _globals['_PROMOTION']._serialized_start=199
-  _globals['_PROMOTION']._serialized_end=351
-  _globals['_ENDPOINT']._serialized_start=354
-  _globals['_ENDPOINT']._serialized_end=573
-  _globals['_CREATEENDPOINTREQUEST']._serialized_start=575
-  _globals['_CREATEENDPOINTREQUEST']._serialized_end=685
-  _globals['_GETENDPOINTREQUEST']._serialized_start=687
-  _globals['_GETENDPOINTREQUEST']._serialized_end=727
-  _globals['_LISTENDPOINTSREQUEST']._serialized_start=729
-  _globals['_LISTENDPOINTSREQUEST']._serialized_end=812
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=814
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=901
-  _globals['_PROMOTEENDPOINTREQUEST']._serialized_start=903
-  _globals['_PROMOTEENDPOINTREQUEST']._serialized_end=1008
-  _globals['_ENDPOINTSERVICE']._serialized_start=1011
-  _globals['_ENDPOINTSERVICE']._serialized_end=1319
+  _globals['_EVIDENCE']._serialized_start=199
+  _globals['_EVIDENCE']._serialized_end=421
+  _globals['_PROMOTION']._serialized_start=424
+  _globals['_PROMOTION']._serialized_end=830
+  _globals['_PROMOTION_KIND']._serialized_start=728
+  _globals['_PROMOTION_KIND']._serialized_end=830
+  _globals['_ENDPOINT']._serialized_start=833
+  _globals['_ENDPOINT']._serialized_end=1083
+  _globals['_CREATEENDPOINTREQUEST']._serialized_start=1085
+  _globals['_CREATEENDPOINTREQUEST']._serialized_end=1195
+  _globals['_GETENDPOINTREQUEST']._serialized_start=1197
+  _globals['_GETENDPOINTREQUEST']._serialized_end=1237
+  _globals['_LISTENDPOINTSREQUEST']._serialized_start=1239
+  _globals['_LISTENDPOINTSREQUEST']._serialized_end=1322
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=1324
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=1411
+  _globals['_PROMOTEENDPOINTREQUEST']._serialized_start=1414
+  _globals['_PROMOTEENDPOINTREQUEST']._serialized_end=1554
+  _globals['_ROLLBACKENDPOINTREQUEST']._serialized_start=1556
+  _globals['_ROLLBACKENDPOINTREQUEST']._serialized_end=1652
+  _globals['_LISTPROMOTIONSREQUEST']._serialized_start=1654
+  _globals['_LISTPROMOTIONSREQUEST']._serialized_end=1738
+  _globals['_LISTPROMOTIONSRESPONSE']._serialized_start=1740
+  _globals['_LISTPROMOTIONSRESPONSE']._serialized_end=1830
+  _globals['_ENDPOINTSERVICE']._serialized_start=1833
+  _globals['_ENDPOINTSERVICE']._serialized_end=2301
 # @@protoc_insertion_point(module_scope)

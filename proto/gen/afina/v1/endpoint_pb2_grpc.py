@@ -55,6 +55,16 @@ class EndpointServiceStub:
                 request_serializer=afina_dot_v1_dot_endpoint__pb2.PromoteEndpointRequest.SerializeToString,
                 response_deserializer=afina_dot_v1_dot_endpoint__pb2.Endpoint.FromString,
                 _registered_method=True)
+        self.RollbackEndpoint = channel.unary_unary(
+                '/afina.v1.EndpointService/RollbackEndpoint',
+                request_serializer=afina_dot_v1_dot_endpoint__pb2.RollbackEndpointRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_endpoint__pb2.Endpoint.FromString,
+                _registered_method=True)
+        self.ListPromotions = channel.unary_unary(
+                '/afina.v1.EndpointService/ListPromotions',
+                request_serializer=afina_dot_v1_dot_endpoint__pb2.ListPromotionsRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_endpoint__pb2.ListPromotionsResponse.FromString,
+                _registered_method=True)
 
 
 class EndpointServiceServicer:
@@ -83,9 +93,27 @@ class EndpointServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PromoteEndpoint(self, request, context):
-        """Points an endpoint to a model if the gate lets it pass; on an empty endpoint the champion is the candidate's base.
+        """Points an endpoint to a model if the gate lets it pass; on an empty endpoint the champion is the candidate's base. Once it
+        returns, no gateway answers a new request with the model before. Repeating it changes nothing, and waits for the same.
         Errors: NOT_FOUND, FAILED_PRECONDITION (the gate refused: reason NOT_BETTER, INSUFFICIENT_EVIDENCE, EVALUATION_STALE,
-        MODEL_QUARANTINED ...), ABORTED (etag is stale).
+        ROWS_NOT_HELD_OUT, MODEL_QUARANTINED ...), ABORTED (etag is stale), UNAVAILABLE (MODEL_NOT_READY; GATEWAYS_BEHIND: it is
+        changed, but a gateway may still answer by the old table: repeat the call, which waits on).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackEndpoint(self, request, context):
+        """Points an endpoint back to a model that it pointed to, without a new evaluation: its evidence is in the history. Like a
+        promotion it waits for the proof and for every gateway. Errors: NOT_FOUND, FAILED_PRECONDITION (NOTHING_BEFORE,
+        NEVER_PROMOTED, MODEL_QUARANTINED), INVALID_ARGUMENT (no reason), ABORTED, UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPromotions(self, request, context):
+        """Lists every change of an endpoint, oldest first. Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +141,16 @@ def add_EndpointServiceServicer_to_server(servicer, server):
                     servicer.PromoteEndpoint,
                     request_deserializer=afina_dot_v1_dot_endpoint__pb2.PromoteEndpointRequest.FromString,
                     response_serializer=afina_dot_v1_dot_endpoint__pb2.Endpoint.SerializeToString,
+            ),
+            'RollbackEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackEndpoint,
+                    request_deserializer=afina_dot_v1_dot_endpoint__pb2.RollbackEndpointRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_endpoint__pb2.Endpoint.SerializeToString,
+            ),
+            'ListPromotions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPromotions,
+                    request_deserializer=afina_dot_v1_dot_endpoint__pb2.ListPromotionsRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_endpoint__pb2.ListPromotionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +262,60 @@ class EndpointService:
             '/afina.v1.EndpointService/PromoteEndpoint',
             afina_dot_v1_dot_endpoint__pb2.PromoteEndpointRequest.SerializeToString,
             afina_dot_v1_dot_endpoint__pb2.Endpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.EndpointService/RollbackEndpoint',
+            afina_dot_v1_dot_endpoint__pb2.RollbackEndpointRequest.SerializeToString,
+            afina_dot_v1_dot_endpoint__pb2.Endpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPromotions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.EndpointService/ListPromotions',
+            afina_dot_v1_dot_endpoint__pb2.ListPromotionsRequest.SerializeToString,
+            afina_dot_v1_dot_endpoint__pb2.ListPromotionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -172,7 +172,33 @@ class WatchRoutesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchRoutesResponse(_message.Message):
-    __slots__ = ("routes",)
+    __slots__ = ("routes", "revision")
     ROUTES_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     routes: _containers.RepeatedCompositeFieldContainer[Route]
-    def __init__(self, routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ...) -> None: ...
+    revision: int
+    def __init__(self, routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class AcknowledgeRoutesRequest(_message.Message):
+    __slots__ = ("watcher", "revision", "title")
+    WATCHER_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    watcher: str
+    revision: int
+    title: str
+    def __init__(self, watcher: _Optional[str] = ..., revision: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...
+
+class AcknowledgeRoutesResponse(_message.Message):
+    __slots__ = ("believed_s", "table")
+    BELIEVED_S_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    believed_s: float
+    table: WatchRoutesResponse
+    def __init__(self, believed_s: _Optional[float] = ..., table: _Optional[_Union[WatchRoutesResponse, _Mapping]] = ...) -> None: ...
+
+class ForgetRoutesRequest(_message.Message):
+    __slots__ = ("watcher",)
+    WATCHER_FIELD_NUMBER: _ClassVar[int]
+    watcher: str
+    def __init__(self, watcher: _Optional[str] = ...) -> None: ...

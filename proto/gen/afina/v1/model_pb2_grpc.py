@@ -66,6 +66,16 @@ class ModelServiceStub:
                 request_serializer=afina_dot_v1_dot_model__pb2.WatchRoutesRequest.SerializeToString,
                 response_deserializer=afina_dot_v1_dot_model__pb2.WatchRoutesResponse.FromString,
                 _registered_method=True)
+        self.AcknowledgeRoutes = channel.unary_unary(
+                '/afina.v1.ModelService/AcknowledgeRoutes',
+                request_serializer=afina_dot_v1_dot_model__pb2.AcknowledgeRoutesRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_model__pb2.AcknowledgeRoutesResponse.FromString,
+                _registered_method=True)
+        self.ForgetRoutes = channel.unary_unary(
+                '/afina.v1.ModelService/ForgetRoutes',
+                request_serializer=afina_dot_v1_dot_model__pb2.ForgetRoutesRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -116,6 +126,22 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcknowledgeRoutes(self, request, context):
+        """Tells which table a gateway answers by, after it has put it in the place of the one before, and gives leave to answer for
+        endpoints by it for some seconds; where the table is not the newest, there is no leave but the newest. A gateway without
+        leave may not answer for an endpoint. Errors: INVALID_ARGUMENT, UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetRoutes(self, request, context):
+        """Says that a gateway takes no more requests, so that no promotion waits for it. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +174,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.WatchRoutes,
                     request_deserializer=afina_dot_v1_dot_model__pb2.WatchRoutesRequest.FromString,
                     response_serializer=afina_dot_v1_dot_model__pb2.WatchRoutesResponse.SerializeToString,
+            ),
+            'AcknowledgeRoutes': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeRoutes,
+                    request_deserializer=afina_dot_v1_dot_model__pb2.AcknowledgeRoutesRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_model__pb2.AcknowledgeRoutesResponse.SerializeToString,
+            ),
+            'ForgetRoutes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetRoutes,
+                    request_deserializer=afina_dot_v1_dot_model__pb2.ForgetRoutesRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +349,60 @@ class ModelService:
             '/afina.v1.ModelService/WatchRoutes',
             afina_dot_v1_dot_model__pb2.WatchRoutesRequest.SerializeToString,
             afina_dot_v1_dot_model__pb2.WatchRoutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeRoutes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.ModelService/AcknowledgeRoutes',
+            afina_dot_v1_dot_model__pb2.AcknowledgeRoutesRequest.SerializeToString,
+            afina_dot_v1_dot_model__pb2.AcknowledgeRoutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetRoutes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.ModelService/ForgetRoutes',
+            afina_dot_v1_dot_model__pb2.ForgetRoutesRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,
