@@ -27,7 +27,7 @@ from services.common import attempts, errors, telemetry
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
-from services.common.ports.manifest import Manifest
+from services.common.ports.manifest import Manifest, sealed
 from services.common.reconcile import Change
 from services.evaluator import suite
 from services.evaluator.clients import Key
@@ -113,7 +113,7 @@ async def _launch(evaluator: Evaluator, current: Evaluation) -> int:
             await _revoke(evaluator, key.name)
             return attempt
         asked = Suite.from_document((await evaluator.database.get(suite.KIND, current.suite)).document)
-        spec = json.dumps(spec_of(current, asked, attempt), indent=1).encode()
+        spec = sealed(spec_of(current, asked, attempt))
         await asyncio.to_thread(evaluator.store.commit, current.spec_key(attempt), spec)
         workload = _workload(evaluator, current, attempt, token, key)
         await evaluator.launcher.launch(evaluator.launcher.plan(workload))

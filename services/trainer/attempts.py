@@ -26,7 +26,7 @@ from services.common import attempts, errors, telemetry
 from services.common.names import last, project_of
 from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
-from services.common.ports.manifest import Manifest
+from services.common.ports.manifest import Manifest, sealed
 from services.common.reconcile import Change
 from services.trainer import planning, recipe
 from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job, now
@@ -69,7 +69,7 @@ async def _validate(trainer: Trainer, job: Job) -> Change:
     if not count.has_ended:
         return Change(replace(job, dataset=name, token_count=count.name).to_document(), LOOK_AGAIN_S)
     manifest = Manifest.from_json(await asyncio.to_thread(trainer.store.read, base["manifest_key"]))
-    base_config = json.loads(await asyncio.to_thread(trainer.store.read, manifest.file("config.json").key))
+    base_config = json.loads(await asyncio.to_thread(trainer.store.read_artifact, manifest.file("config.json")))
     chosen, choices = recipe.resolve(job.asked_recipe, train_rows=dataset["train"]["row_count"], base_config=base_config)
     planned = replace(job, dataset=name, token_count=count.name, dataset_spec=dataset, base=base, recipe=chosen.to_document())
     events = planning.events(dataset, count, chosen, choices)
@@ -111,7 +111,7 @@ async def _launch(trainer: Trainer, job: Job) -> int:
                 return attempt
             continue
         spec_key = f"jobs/{job.id}/spec-{attempt}.json"
-        await asyncio.to_thread(trainer.store.commit, spec_key, json.dumps(_spec(job, attempt), indent=1).encode())
+        await asyncio.to_thread(trainer.store.commit, spec_key, sealed(_spec(job, attempt)))
         workload = Workload(
             key=job.workload_key(attempt),
             kind="job",

@@ -19,6 +19,7 @@ from services.common import attempts, errors
 from services.common.names import parse, project_of
 from services.common.ports.database import Record
 from services.common.ports.launcher import Workload
+from services.common.ports.manifest import sealed
 from services.common.reconcile import Change
 from services.common.telemetry import trace_id
 from services.trainer import provenance, token_count
@@ -147,7 +148,7 @@ async def _launch(trainer: Trainer, count: TokenCount, attempt: int) -> None:
         "chat_template": count.base.get("chat_template", ""),
         "result_key": count.result_key,
     }
-    await asyncio.to_thread(trainer.store.commit, spec_key, json.dumps(spec, indent=1).encode())
+    await asyncio.to_thread(trainer.store.commit, spec_key, sealed(spec))
     workload = Workload(
         key=f"{count.id}-{attempt}",
         kind="errand",
