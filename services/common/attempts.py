@@ -41,6 +41,7 @@ from services.common.errors import AlreadyExists, ArtifactNotFound, InvalidInput
 from services.common.names import last, project_of
 from services.common.ports.database import Database, Document, NewEvent, Record
 from services.common.ports.launcher import Launcher, Observation, Workload, WorkloadState
+from services.common.ports.manifest import sealed
 from services.common.ports.object_store import ObjectStore
 from services.common.store_access import NOTHING, Grant, granted
 
@@ -111,7 +112,7 @@ async def ensure_launched(ports: Ports, attempt: Attempt, spec: Mapping[str, Any
     `issue` is asked what a try is given just before the launch, with the tries that are dropped from the record for it.
     Raises: Conflict (another try came in between), Unavailable – then it is tried again under the same number.
     """
-    await asyncio.to_thread(ports.store.commit, attempt.spec_key, json.dumps(spec, indent=1).encode())
+    await asyncio.to_thread(ports.store.commit, attempt.spec_key, sealed(spec))
     record = await _take(ports.database, attempt)
     seen = await ports.launcher.observe(attempt.key)
     if seen.state != WorkloadState.GONE or record.document["next_number"]:  # one that has reported was there, and is over

@@ -37,7 +37,7 @@ def read_weights(store: ObjectStore, manifest: Manifest, max_length: int) -> dic
     Raises: InvalidInput (all violations), ArtifactNotFound.
     """
     refuse("The files are not what their manifest says", _check_sizes(store, manifest))
-    texts = {file.path: store.read(file.artifact.key) for file in manifest.files if file.path in catalogue.READ_FILES}
+    texts = {file.path: store.read_artifact(file.artifact) for file in manifest.files if file.path in catalogue.READ_FILES}
     violations = catalogue.check_base(manifest, texts, max_length)
     if any(file.path == GOLDEN_FILE for file in manifest.files):
         violations += _check_golden(store, manifest, base_digest="")
@@ -77,7 +77,7 @@ def refuse(what: str, violations: list[Violation]) -> None:
 
 def _check_golden(store: ObjectStore, manifest: Manifest, base_digest: str) -> list[Violation]:
     try:
-        parse_golden(store.read(manifest.file(GOLDEN_FILE).key), base_digest)
+        parse_golden(store.read_artifact(manifest.file(GOLDEN_FILE)), base_digest)
     except InvalidInput as error:
         return [Violation(GOLDEN_FILE, error.reason, error.message)]
     return []

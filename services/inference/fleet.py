@@ -190,7 +190,7 @@ def _golden(store: ObjectStore, placement: Placement) -> tuple[GoldenChat, ...]:
     manifest = Manifest.from_json(store.read(placement.manifest_key))
     if not placement.base_digest and not any(file.path == GOLDEN_FILE for file in manifest.files):
         return ()
-    return parse_golden(store.read(manifest.file(GOLDEN_FILE).key), placement.base_digest)
+    return parse_golden(store.read_artifact(manifest.file(GOLDEN_FILE)), placement.base_digest)
 
 
 async def _fetch(inference: Inference, manifest_key: str) -> Path:

@@ -74,7 +74,7 @@ async def _validate(trainer: Trainer, job: Job) -> Change:
     if not count.has_ended:
         return Change(replace(job, dataset=name, token_count=count.name).to_document(), LOOK_AGAIN_S)
     manifest = Manifest.from_json(await asyncio.to_thread(trainer.store.read, base["manifest_key"]))
-    base_config = json.loads(await asyncio.to_thread(trainer.store.read, manifest.file("config.json").key))
+    base_config = json.loads(await asyncio.to_thread(trainer.store.read_artifact, manifest.file("config.json")))
     chosen, choices = recipe.resolve(job.asked_recipe, train_rows=dataset["train"]["row_count"], base_config=base_config)
     planned = replace(job, dataset=name, token_count=count.name, dataset_spec=dataset, base=base, recipe=chosen.to_document())
     events = planning.events(dataset, count, chosen, choices)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from services.common.backends.object_store.local import LocalObjectStore
-from services.common.ports.manifest import Manifest, put_folder
+from services.common.ports.manifest import Manifest, put_folder, sealed
 from services.common.ports.object_store import ObjectStore
 from services.trainer.recipe import Recipe
 from services.trainer.worker import attempt, batches, model
@@ -109,9 +109,16 @@ class Desk:
         return Manifest.from_json(self.store.read(spec.manifest_key))
 
 
-def desk(folder: Path, base: Path, train: Sequence[Messages], validation: Sequence[Messages] = (), told: Recipe = RECIPE) -> Desk:
-    """Put base and rows into a new store and write the spec of a first attempt."""
-    store = LocalObjectStore(folder / "store")
+def desk(
+    folder: Path,
+    base: Path,
+    train: Sequence[Messages],
+    validation: Sequence[Messages] = (),
+    told: Recipe = RECIPE,
+    store: ObjectStore | None = None,
+) -> Desk:
+    """Put base and rows into a store, a new one unless told, and write the spec of a first attempt."""
+    store = store or LocalObjectStore(folder / "store")
     manifest = put_folder(store, "bases", base, "base", {})
     key = f"manifests/bases/{manifest.digest}.json"
     store.commit(key, manifest.to_json())
@@ -124,8 +131,8 @@ def desk(folder: Path, base: Path, train: Sequence[Messages], validation: Sequen
         "recipe": told.to_document(),
         "result": {"prefix": "jobs/1/files", "manifest_key": "jobs/1/manifest.json", "checkpoint_prefix": "jobs/1/checkpoints"},
     }
-    store.commit("jobs/1/spec-1.json", json.dumps(document).encode())
-    return Desk(store, folder / "cache", Spec.from_json(json.dumps(document).encode()))
+    store.commit("jobs/1/spec-1.json", sealed(document))
+    return Desk(store, folder / "cache", Spec.from_json(sealed(document)))
 
 
 def _part(store: ObjectStore, chats: Sequence[Messages]) -> dict[str, Any] | None:

@@ -102,7 +102,7 @@ def test_only_the_last_two_checkpoints_and_their_files_are_kept(job: Desk) -> No
     manifests = _manifests(job.store)
     assert [manifest.data["step"] for manifest in manifests] == [3, 4]
     named = {file.artifact.key for manifest in manifests for file in manifest.files}
-    kept = {key for key in job.store.list("jobs/") if "/checkpoints/files/" in key}
+    kept = {key for key in job.store.list("jobs/1/checkpoints/") if not key.endswith(".json")}
     assert kept == named
 
 
@@ -141,7 +141,7 @@ def test_of_many_mistakes_fifty_are_told_and_all_are_counted(base: Path, tmp_pat
 
 
 def test_a_checkpoint_of_another_kind_is_rejected_not_believed(job: Desk) -> None:
-    job.store.commit("jobs/1/checkpoints/00000001-0001.json", Manifest("checkpoint", (), {}).to_json())
+    job.store.commit("jobs/1/checkpoints/00000001-0001.json", Manifest("checkpoint", (), {"step": 1, "attempt": 1}).to_json())
     found, rejected = checkpoint.newest(job.store, "jobs/1/checkpoints")
     assert found is None
     assert "not a checkpoint of this version" in rejected[0]

@@ -1,27 +1,34 @@
 """Artifacts of many files: a folder in the object store, which exists when its manifest does.
 
 A worker puts the files first and commits the manifest last, so a half-written model can't be seen. The digest over
-paths and file digests is the model's identity: two folders with the same files are the same model.
+paths and file digests is the model's identity: two folders with the same files are the same model. What else a manifest
+says is held by its seal, a digest over the whole document, so that a flipped bit is found there too.
 """
 
 import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from services.common.errors import InvalidInput, Unavailable
-from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore
+from services.common.ports.object_store import CHUNK_BYTES, Artifact, ObjectStore, corrupt
 
 FETCHING = ".fetch-"  # begins the name of a folder that is on its way
 LEFTOVER_S = 86_400.0
+SEAL = "seal"
+HASHING_THREADS = 4
+
+_logger = logging.getLogger("afina.store")
 
 
 @dataclass(frozen=True)
@@ -59,31 +66,55 @@ class Manifest:
         raise InvalidInput(f"The manifest of kind {self.kind} lists no file {path}.", reason="MANIFEST_INCOMPLETE")
 
     def to_json(self) -> bytes:
-        """Serialise, with the digest for people to read."""
+        """Serialise and seal, with the digest for people to read."""
         files = [
             {"path": f.path, "key": f.artifact.key, "size_bytes": f.artifact.size_bytes, "sha256": f.artifact.sha256}
             for f in self.files
         ]
-        document = {"kind": self.kind, "digest": self.digest, "files": files, "data": self.data}
-        return json.dumps(document, sort_keys=True, indent=1).encode()
+        return sealed({"kind": self.kind, "digest": self.digest, "files": files, "data": self.data})
 
     @classmethod
     def from_json(cls, document: bytes) -> "Manifest":
-        """Parse. Raises: InvalidInput (not a manifest, a path that leaves the folder, a digest that does not match)."""
+        """Parse. Raises: InvalidInput (not a manifest, a path that leaves the folder, a digest or seal that does not match)."""
+        raw = unsealed(document)
         try:
-            raw = json.loads(document)
             files = tuple(
                 ManifestFile(_inside(f["path"]), Artifact(f["key"], int(f["size_bytes"]), f["sha256"])) for f in raw["files"]
             )
             manifest = cls(raw["kind"], files, raw["data"])
             told = raw["digest"]
+            unknown = raw.keys() - {"kind", "digest", "files", "data"}
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"This is not a manifest: {error!r}.", reason="MANIFEST_INVALID") from error
+        if unknown:
+            raise InvalidInput(f"The manifest has an unknown field {min(unknown)}.", reason="MANIFEST_INVALID")
         if manifest.digest != told:
             raise InvalidInput(
                 f"The manifest says digest {told}, its files give {manifest.digest}.", reason="MANIFEST_DIGEST_MISMATCH"
             )
         return manifest
+
+
+def sealed(document: Mapping[str, Any]) -> bytes:
+    """Serialise a document with a digest of itself, by which `unsealed` finds any byte that has changed."""
+    plain = json.loads(json.dumps(document))  # as a reader will see it
+    seal = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**plain, SEAL: seal}, sort_keys=True, indent=1).encode()
+
+
+def unsealed(document: bytes) -> dict[str, Any]:
+    """Parse what `sealed` wrote; a document without a seal, as earlier versions wrote it, is taken as it is.
+
+    Raises: InvalidInput (not JSON, or not what was written).
+    """
+    try:
+        raw: dict[str, Any] = json.loads(document)
+        seal = raw.pop(SEAL, None)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InvalidInput(f"This is not a document of Afina's: {error!r}.", reason="DOCUMENT_INVALID") from error
+    if seal is not None and sealed(raw) != document:
+        raise InvalidInput("The document is not what was written: its seal does not match.", reason="DOCUMENT_CORRUPT")
+    return raw
 
 
 def put_folder(store: ObjectStore, prefix: str, folder: Path, kind: str, data: dict[str, Any]) -> Manifest:
@@ -98,14 +129,14 @@ def put_folder(store: ObjectStore, prefix: str, folder: Path, kind: str, data: d
 def fetch_folder(store: ObjectStore, manifest: Manifest, cache: Path) -> Path:
     """Bring a folder to this machine, each file checked against its digest, and return `cache/{digest}`.
 
-    Idempotent and safe concurrently: the folder appears by one rename, and what is there already is used as it is.
+    Idempotent and safe concurrently: the folder appears by one rename. What is there already is read and hashed again, each
+    time: disks lose bits, and a power cut may leave a folder whose files are empty, since none is synced here. A file that
+    has changed is replaced in place, so whoever holds the folder open keeps what it has.
     Raises: ArtifactNotFound; InvalidInput (bytes that do not match their digest); Unavailable (store away, full disk).
     """
     target = cache / manifest.digest
-    if target.is_dir():
-        return target
     try:
-        _fetch(store, manifest, cache, target)
+        _mend(store, manifest, cache, target) if target.is_dir() else _fetch(store, manifest, cache, target)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -131,6 +162,33 @@ def _fetch(store: ObjectStore, manifest: Manifest, cache: Path, target: Path) ->
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _mend(store: ObjectStore, manifest: Manifest, cache: Path, target: Path) -> None:
+    """Fetch again what is no longer what the manifest says."""
+    with ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="hashing") as threads:
+        is_whole = list(threads.map(lambda file: _is_whole(target / _inside(file.path), file.artifact), manifest.files))
+    for file, is_right in zip(manifest.files, is_whole, strict=True):
+        if is_right:
+            continue
+        _logger.warning("%s in the cache %s has changed; it is fetched again", file.path, target)
+        staging = Path(tempfile.mkdtemp(prefix=FETCHING, dir=cache))
+        try:
+            _fetch_file(store, file, staging / "file")
+            (target / file.path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staging / "file", target / file.path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_whole(path: Path, artifact: Artifact) -> bool:
+    try:
+        with path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != artifact.size_bytes:
+                return False
+            return hashlib.file_digest(stream, "sha256").hexdigest() == artifact.sha256
+    except FileNotFoundError:
+        return False
+
+
 def sweep_leftovers(paths: Iterable[Path]) -> None:
     """Remove those that nobody has written to for a day: their process was killed. Safe concurrently."""
     for path in paths:
@@ -147,11 +205,7 @@ def _fetch_file(store: ObjectStore, file: ManifestFile, path: Path) -> None:
             digest.update(chunk)
             sink.write(chunk)
     if digest.hexdigest() != file.artifact.sha256:
-        raise InvalidInput(
-            f"{file.artifact.key} holds other bytes than its digest says; restore it from a copy.",
-            reason="ARTIFACT_CORRUPT",
-            metadata={"key": file.artifact.key},
-        )
+        raise corrupt(file.artifact.key)
 
 
 def _inside(path: str) -> str:

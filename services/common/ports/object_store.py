@@ -66,7 +66,8 @@ class ObjectStore(ABC):
     def put(self, prefix: str, stream: BinaryIO) -> Artifact:
         """Stage, hash and place a stream under `{prefix}/{sha256}`; memory stays constant.
 
-        Idempotent: bytes that are there already are not written again. A reader never sees a part of them.
+        Idempotent: bytes that are there already are not written again, unless a disk has changed them. A reader never sees
+        a part of them.
         Raises: Unavailable (full disk, store away) – nothing is left behind.
         """
 
@@ -107,6 +108,19 @@ class ObjectStore(ABC):
         """Return a whole object; for documents, not for weights. Raises: ArtifactNotFound."""
         with self.open(key) as stream:
             return stream.read()
+
+    def read_artifact(self, artifact: Artifact) -> bytes:
+        """Return a whole artifact, held to its digest. Raises: ArtifactNotFound; InvalidInput (other bytes)."""
+        data = self.read(artifact.key)
+        if hashlib.sha256(data).hexdigest() != artifact.sha256:
+            raise corrupt(artifact.key)
+        return data
+
+
+def corrupt(key: str) -> InvalidInput:
+    """Return the error of an object that is not what was written."""
+    text = f"{key} holds other bytes than its digest says; restore it from a copy."
+    return InvalidInput(text, reason="ARTIFACT_CORRUPT", metadata={"key": key})
 
 
 def sha256_of(stream: BinaryIO) -> str:

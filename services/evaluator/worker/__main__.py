@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import importlib
 import json
 import logging
@@ -105,11 +104,7 @@ def _items(store: ObjectStore, spec: Spec, artifact: Artifact | None, part: str)
 
 
 def _lines(store: ObjectStore, artifact: Artifact) -> list[bytes]:
-    document = store.read(artifact.key)
-    if hashlib.sha256(document).hexdigest() != artifact.sha256:
-        text = f"{artifact.key} holds other bytes than its digest says; restore it from a copy."
-        raise InvalidInput(text, reason="ARTIFACT_CORRUPT", metadata={"key": artifact.key})
-    return document.splitlines()
+    return store.read_artifact(artifact).splitlines()
 
 
 def _tokenizers(told: Settings, store: ObjectStore, spec: Spec) -> dict[Base, ChatTokenizer]:

@@ -1,10 +1,10 @@
 """The spec of an attempt: everything that a worker has to know, as the evaluator wrote it into the object store."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from services.common.errors import InvalidInput
+from services.common.ports.manifest import unsealed
 from services.common.ports.object_store import Artifact
 from services.evaluator.scoring import criteria
 from services.evaluator.scoring.criteria import Criterion
@@ -97,7 +97,7 @@ class Spec:
     def from_json(cls, document: bytes) -> "Spec":
         """Parse. Raises: InvalidInput."""
         try:
-            raw = json.loads(document)
+            raw = unsealed(document)
             suite = raw["suite"]
             prompts = {prompt["id"]: Prompt(**prompt) for prompt in suite["prompts"]}
             subjects = tuple(_subject(subject) for subject in raw["subjects"])

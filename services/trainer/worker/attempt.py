@@ -20,7 +20,7 @@ from services.trainer.provenance import code, version_of
 from services.trainer.worker import batches, loop, model, publish
 from services.trainer.worker.batches import Chat, Messages
 from services.trainer.worker.checkpoint import Progress
-from services.trainer.worker.loop import Report, Rows, Shelf
+from services.trainer.worker.loop import Report, Rows, Shelf, Stopped
 from services.trainer.worker.model import Learner
 from services.trainer.worker.spec import Spec
 from services.trainer.worker.tokens import end_ids
@@ -52,16 +52,23 @@ def run(
     else:
         report("PUBLISHED", "Another attempt has published already.", {"manifest_key": spec.manifest_key})
         return
-    loaded = load(spec, store, cache, report)
+    loaded = load(spec, store, cache, report, is_stop_requested)
     shelf = Shelf(store, spec.checkpoint_prefix, spec.attempt, interval_s)
     progress, published = loop.train(loaded.learner, loaded.rows, spec.recipe, shelf, report, is_stop_requested)
     _publish(spec, store, loaded, progress, published, report)
 
 
-def load(spec: Spec, store: ObjectStore, cache: Path, report: Report) -> Loaded:
-    """Bring base and rows here and choose how to compute. Raises: InvalidInput."""
+def load(
+    spec: Spec, store: ObjectStore, cache: Path, report: Report, is_stop_requested: Callable[[], bool] = lambda: False
+) -> Loaded:
+    """Bring base and rows here and choose how to compute.
+
+    Raises: InvalidInput; Stopped (before the base is loaded, which may take longer than one is given to leave).
+    """
     begin_s = time.monotonic()
     folder = fetch_folder(store, Manifest.from_json(store.read(spec.base["manifest_key"])), cache)
+    if is_stop_requested():
+        raise Stopped
     device = model.choose_device()
     dtype = model.choose_dtype(device)
     learner, tokenizer = model.load(folder, spec.recipe, device, dtype, spec.chat_template)
@@ -79,11 +86,11 @@ def load(spec: Spec, store: ObjectStore, cache: Path, report: Report) -> Loaded:
 
 
 def read_chats(store: ObjectStore, spec: Spec, part: str) -> list[Chat]:
-    """Return the chats of a part of the dataset; none for a part that is empty."""
+    """Return the chats of a part of the dataset; none for a part that is empty. Raises: InvalidInput (a bit has flipped)."""
     artifact = spec.part(part)
     if artifact is None:
         return []
-    rows = [json.loads(line) for line in store.read(artifact.key).split(b"\n") if line.strip()]
+    rows = [json.loads(line) for line in store.read_artifact(artifact).split(b"\n") if line.strip()]
     return [Chat(row["messages"], row.get("tools")) for row in rows]
 
 

@@ -2,15 +2,25 @@
 
 Adapter, AdamW's averages, random states, and the progress with the cursor (the order of rows and the learning rate are
 functions of the step, so the step is enough). Tensors are safetensors and the rest JSON: a checkpoint is data, and
-reading one runs no code. The manifest is committed last, so a half-written checkpoint can't be seen; one that no longer
-matches its digests is passed over for the one before.
+reading one runs no code.
+
+The checkpoint of a step by an attempt is `{step}-{attempt}.json` beside the folder `{step}-{attempt}/`. The manifest is
+committed last and deleted first, so half of a checkpoint can't be seen. Two are kept, and share no object: weights that
+both hold, such as the best so far, are written twice, or one flipped bit would take both. One that is no longer what was
+written is discarded when it is found, or it would stand for one of the two that are kept.
+
+What has to be the same for the same bits (threads, instructions, number format, layout, version of torch) is kept too;
+where it differs, training goes on and an event says so.
+
+When changing this: `python -m tests.learning.kill_points --all` kills an attempt before each of its writes.
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 import random
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +38,8 @@ from services.trainer.worker.model import Learner
 KIND = "checkpoint"
 KEPT = 2
 PUBLISHED = "published-"
+FOLDER = re.compile(r"/\d{8,}-\d{4,}$")
+MANIFEST = re.compile(r"/\d{8,}-\d{4,}\.json$")
 
 
 @dataclass
@@ -61,7 +73,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     random_states: dict[str, Tensor]
     python_random: list[Any]
-    threads: int
+    machine: Mapping[str, Any]
     kept: Kept
 
 
@@ -75,7 +87,7 @@ def save(
     kept: Kept,
 ) -> Manifest:
     """Write a checkpoint and forget all but the last two. Raises: Unavailable."""
-    state = {"progress": dataclasses.asdict(progress), "python_random": random.getstate(), "threads": torch.get_num_threads()}
+    state = {"progress": dataclasses.asdict(progress), "python_random": random.getstate(), "machine": machine(learner)}
     files = {
         "adapter.safetensors": tensors_to_bytes(learner.copy_adapter()),
         "optimizer.safetensors": tensors_to_bytes(_optimizer_tensors(learner, optimizer)),
@@ -86,22 +98,30 @@ def save(
         files["best.safetensors"] = tensors_to_bytes(kept.best)
     for step, weights in kept.published.items():
         files[f"{PUBLISHED}{step}.safetensors"] = tensors_to_bytes(weights)
-    placed = [ManifestFile(path, store.put(f"{prefix}/files", io.BytesIO(data))) for path, data in files.items()]
+    name = f"{prefix}/{progress.step:08d}-{attempt:04d}"
+    placed = [ManifestFile(path, store.put(name, io.BytesIO(data))) for path, data in files.items()]
     manifest = Manifest(KIND, tuple(placed), {"step": progress.step, "attempt": attempt})
-    store.commit(f"{prefix}/{progress.step:08d}-{attempt:04d}.json", manifest.to_json())
-    _forget_older(store, prefix)
+    store.commit(f"{name}.json", manifest.to_json())
+    forget_older(store, prefix, attempt)
     return manifest
 
 
 def newest(store: ObjectStore, prefix: str) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint whose bytes are what they were, and why each newer one was passed over."""
+    """Return the newest checkpoint whose bytes are what they were, and why each newer one was discarded.
+
+    Raises: Unavailable (the store is away: nothing is discarded then).
+    """
     rejected: list[str] = []
-    manifests = [key for key in store.list(f"{prefix}/") if key.endswith(".json")]
-    for key in sorted(manifests, reverse=True):
+    for name in _names(store, prefix):
         try:
-            return _read(store, Manifest.from_json(store.read(key))), rejected
+            manifest = Manifest.from_json(store.read(f"{name}.json"))
+            step, attempt = _step_and_attempt(name)
+            if manifest.data != {"step": step, "attempt": attempt}:
+                raise InvalidInput("Its manifest is that of another.", reason="CHECKPOINT_INVALID")
+            return _read(store, manifest), rejected
         except (ArtifactNotFound, InvalidInput) as error:
-            rejected.append(f"{key}: {error.message}")
+            rejected.append(f"{name}.json: {error.message}")
+            _discard(store, name)
     return None, rejected
 
 
@@ -120,39 +140,57 @@ def restore(checkpoint: Checkpoint, learner: Learner, optimizer: torch.optim.Opt
     random.setstate((version, tuple(words), gauss))
 
 
-def _forget_older(store: ObjectStore, prefix: str) -> None:
-    """Delete all but the last two manifests that can be read, then the files that those two don't name."""
-    keys = list(store.list(f"{prefix}/"))
-    kept: set[str] = set()
-    named: set[str] = set()
-    for key in sorted((key for key in keys if key.endswith(".json")), reverse=True):
-        files = _files_named_by(store, key) if len(kept) < KEPT else None
-        if files is None:
-            store.delete(key)
-        else:
-            kept.add(key)
-            named |= files
-    for key in keys:
-        if not key.endswith(".json") and key not in named:
+def forget_older(store: ObjectStore, prefix: str, attempt: int) -> None:
+    """Discard all but the last two, then what belongs to none: an attempt that was killed while it wrote left that.
+
+    What a later attempt has written is its own: this one may have been replaced and not know it yet.
+    """
+    names = _names(store, prefix)
+    for name in names[KEPT:]:
+        _discard(store, name)
+    for key in list(store.list(f"{prefix}/")):
+        name = key.rpartition("/")[0]
+        if name not in names[:KEPT] and FOLDER.search(name) and _step_and_attempt(name)[1] <= attempt:
             store.delete(key)
 
 
-def _files_named_by(store: ObjectStore, key: str) -> set[str] | None:
-    """Return the keys of a checkpoint's files; None for a manifest that can't be read."""
-    try:
-        return {file.artifact.key for file in Manifest.from_json(store.read(key)).files}
-    except InvalidInput:
-        return None
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return in words what differs between two machines, as `machine` describes them."""
+    return [f"{name} {now[name]} instead of {before.get(name)}" for name in now if before.get(name) != now[name]]
+
+
+def machine(learner: Learner) -> dict[str, Any]:
+    """Return what has to be the same for the same bits."""
+    return {
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if learner.device.type == "cuda" else learner.device.type,
+        "dtype": str(learner.dtype).removeprefix("torch."),
+        "packing": learner.is_packing,
+        "torch": torch.__version__,
+    }
+
+
+def _names(store: ObjectStore, prefix: str) -> list[str]:
+    """Return the keys of all checkpoints' manifests without their suffix, the newest first."""
+    return sorted((key.removesuffix(".json") for key in store.list(f"{prefix}/") if MANIFEST.search(key)), reverse=True)
+
+
+def _step_and_attempt(name: str) -> tuple[int, int]:
+    step, _, attempt = name.rpartition("/")[2].partition("-")
+    return int(step), int(attempt)
+
+
+def _discard(store: ObjectStore, name: str) -> None:
+    """Delete the manifest, then the files."""
+    store.delete(f"{name}.json")
+    for key in list(store.list(f"{name}/")):
+        store.delete(key)
 
 
 def _read(store: ObjectStore, manifest: Manifest) -> Checkpoint:
     """Read and verify every file. Raises: ArtifactNotFound, InvalidInput."""
-    files = {}
-    for file in manifest.files:
-        data = store.read(file.artifact.key)
-        if hashlib.sha256(data).hexdigest() != file.artifact.sha256:
-            raise InvalidInput(f"{file.artifact.key} holds other bytes than its digest says.", reason="ARTIFACT_CORRUPT")
-        files[file.path] = data
+    files = {file.path: store.read_artifact(file.artifact) for file in manifest.files}
     try:
         state = json.loads(files["state.json"])
         return Checkpoint(
@@ -161,7 +199,7 @@ def _read(store: ObjectStore, manifest: Manifest) -> Checkpoint:
             optimizer=tensors_from_bytes(files["optimizer.safetensors"]),
             random_states=tensors_from_bytes(files["random.safetensors"]),
             python_random=state["python_random"],
-            threads=state["threads"],
+            machine=state.get("machine", {}),  # of an earlier version: nothing is known
             kept=_kept(files),
         )
     except (KeyError, TypeError, ValueError, SafetensorError) as error:

@@ -5,6 +5,7 @@ base's small files only, holds one row at a time, and commits one document: per 
 tokens that carry loss, or the error, with every row that can't be read.
 """
 
+import hashlib
 import json
 import logging
 import sys
@@ -16,8 +17,8 @@ from typing import Any
 from services.common import settings, telemetry
 from services.common.backends import choose
 from services.common.errors import InvalidInput, Violation
-from services.common.ports.manifest import Manifest, fetch_folder
-from services.common.ports.object_store import ObjectStore
+from services.common.ports.manifest import Manifest, fetch_folder, unsealed
+from services.common.ports.object_store import ObjectStore, corrupt
 from services.trainer.worker import batches
 from services.trainer.worker.batches import Chat
 from services.trainer.worker.tokens import end_ids, load_tokenizer
@@ -42,7 +43,7 @@ def main() -> int:
     telemetry.configure("trainer.count")
     told = settings.parse(Settings)
     store = choose.object_store(told.store)
-    spec = json.loads(store.read(told.spec))
+    spec = unsealed(store.read(told.spec))
     try:
         result = count(store, spec, Path(told.cache))
     except InvalidInput as error:
@@ -69,7 +70,7 @@ def count(store: ObjectStore, spec: dict[str, Any], cache: Path) -> dict[str, An
         if spec["dataset"][part] is None:
             continue
         lengths, trained = [], 0
-        for number, chat in enumerate(_chats(store, spec["dataset"][part]["key"]), start=1):
+        for number, chat in enumerate(_chats(store, spec["dataset"][part]), start=1):
             try:
                 row = batches.encode(chat, tokenizer, ends)
             except InvalidInput as error:
@@ -90,12 +91,21 @@ def count(store: ObjectStore, spec: dict[str, Any], cache: Path) -> dict[str, An
     return parts
 
 
-def _chats(store: ObjectStore, key: str) -> Iterator[Chat]:
-    with store.open(key) as lines:
+def _chats(store: ObjectStore, artifact: dict[str, Any]) -> Iterator[Chat]:
+    """Yield the chats as they are read, hashed on the way. Raises: InvalidInput (a bit has flipped), at the end at the latest."""
+    digest = hashlib.sha256()
+    with store.open(artifact["key"]) as lines:
         for line in lines:
-            if line.strip():
+            digest.update(line)
+            if not line.strip():
+                continue
+            try:
                 row = json.loads(line)
-                yield Chat(row["messages"], row.get("tools"))
+            except ValueError as error:  # the dataset was written as JSON
+                raise corrupt(artifact["key"]) from error
+            yield Chat(row["messages"], row.get("tools"))
+    if digest.hexdigest() != artifact["sha256"]:
+        raise corrupt(artifact["key"])
 
 
 if __name__ == "__main__":

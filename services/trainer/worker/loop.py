@@ -172,11 +172,15 @@ def _resume(learner: Learner, optimizer: torch.optim.Optimizer, shelf: Shelf, re
     for text in rejected:
         report("CHECKPOINT_REJECTED", f"A checkpoint can't be used: {text}", level="WARNING")
     if found is None:
+        if rejected:
+            report("STARTED_ANEW", "No checkpoint is left that can be used; training begins with step 1.", level="WARNING")
         return Progress(), Kept()
     checkpoint.restore(found, learner, optimizer)
-    threads = {"threads": torch.get_num_threads(), "checkpoint_threads": found.threads}
-    exactly = "exactly" if found.threads == torch.get_num_threads() else "with another number of threads, so not to the last bit"
-    report("RESUMED", f"Goes on {exactly} after step {found.progress.step}.", {"step": found.progress.step, **threads})
+    checkpoint.forget_older(shelf.store, shelf.prefix, shelf.attempt)  # one that was killed did not come to it
+    differing = checkpoint.differences(found.machine, checkpoint.machine(learner))
+    exactly = f"but not to the last bit ({'; '.join(differing)})" if differing else "exactly"
+    told = {"step": found.progress.step, "is_exact": not differing, **checkpoint.machine(learner)}
+    report("RESUMED", f"Goes on {exactly} after step {found.progress.step}.", told, "WARNING" if differing else "INFO")
     return found.progress, found.kept
 
 

@@ -9,6 +9,7 @@ nothing to get wrong but the lengths. It is used where the architecture has been
 any window, and this machine has just seen it agree with the padded layout.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,7 @@ def add_adapter(model: Any, recipe: Recipe) -> PeftModel:
             violations=[Violation("recipe.target_modules", "TARGET_MODULES_UNKNOWN", f"{name}: {text}") for name in unknown],
         )
     torch.manual_seed(recipe.seed)
+    random.seed(recipe.seed)
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,

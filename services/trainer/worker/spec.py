@@ -1,9 +1,9 @@
 """What an attempt is told: the job's spec, one JSON document in the object store."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from services.common.ports.manifest import unsealed
 from services.common.ports.object_store import Artifact
 from services.trainer.recipe import Recipe
 
@@ -27,8 +27,8 @@ class Spec:
 
     @classmethod
     def from_json(cls, document: bytes) -> "Spec":
-        """Read what the trainer wrote."""
-        raw = json.loads(document)
+        """Read what the trainer wrote. Raises: InvalidInput (it is no longer that)."""
+        raw = unsealed(document)
         return cls(
             job=raw["job"],
             attempt=raw["attempt"],

@@ -1,7 +1,8 @@
 """Objects as files under one folder: `file:///path`.
 
 Bytes are staged in a hidden folder on the same file system, then linked into place: `link` fails where the name
-exists, so of two writers one wins, and a reader never sees half of an object. The operating system's user is the
+exists, so of two writers one wins, and a reader never sees half of an object. Both the bytes and the names are synced
+before a verb returns, so a manifest that survived a power cut has its files. The operating system's user is the
 boundary: whoever may read the folder may read every object.
 """
 
@@ -16,7 +17,7 @@ from typing import BinaryIO
 
 from services.common.errors import ArtifactNotFound, Unavailable
 from services.common.ports.manifest import sweep_leftovers
-from services.common.ports.object_store import CHUNK_BYTES, STAGING, Artifact, ObjectStore, key_parts
+from services.common.ports.object_store import CHUNK_BYTES, STAGING, Artifact, ObjectStore, key_parts, sha256_of
 
 
 class LocalObjectStore(ObjectStore):
@@ -38,7 +39,10 @@ class LocalObjectStore(ObjectStore):
                 size_bytes += len(chunk)
                 staged.write(chunk)
             key = f"{prefix}/{digest.hexdigest()}"
-            self._place(staged, key)
+            if not self._place(staged, key) and not self._holds(key, digest.hexdigest()):
+                with _disk_errors():  # a disk has lost a bit of it, or who tries to write it anew would be believed
+                    os.replace(staged.path, self._path(key))
+                    _sync_folder(self._path(key).parent)
         return Artifact(key, size_bytes, digest.hexdigest())
 
     def open(self, key: str) -> BinaryIO:
@@ -76,6 +80,13 @@ class LocalObjectStore(ObjectStore):
         with _disk_errors():
             self._path(key).unlink(missing_ok=True)
 
+    def _holds(self, key: str, sha256: str) -> bool:
+        try:
+            with self.open(key) as stream:
+                return sha256_of(stream) == sha256
+        except ArtifactNotFound:
+            return False
+
     def _staged(self) -> "_Staged":
         return _Staged(self.root / STAGING)
 
@@ -83,13 +94,25 @@ class LocalObjectStore(ObjectStore):
         path = self._path(key)
         staged.flush()
         with _disk_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(staged.path, path)
-            except FileExistsError:
-                return False
-            _sync_folder(path.parent)
+            is_new = self._link(staged.path, path)
+            _sync_folder(path.parent)  # also where it was there: its writer may not have come to this yet
+        return is_new
+
+    def _link(self, staged: Path, path: Path) -> bool:
+        self._make_folder(path.parent)
+        try:
+            os.link(staged, path)
+        except FileExistsError:
+            return False
         return True
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it, each new name as safe from a power cut as the file will be."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
     def _path(self, key: str) -> Path:
         return self.root.joinpath(*key_parts(key))

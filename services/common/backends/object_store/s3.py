@@ -395,4 +395,5 @@ def _base64(data: bytes) -> str:
 
 
 def _pause(attempt: int) -> None:
-    time.sleep(random.uniform(0, min(MAX_PAUSE_S, 0.1 * 4**attempt)))
+    """Wait a random while; the state of Python's own generator stays a worker's to reproduce."""
+    time.sleep(random.SystemRandom().uniform(0, min(MAX_PAUSE_S, 0.1 * 4**attempt)))
