@@ -46,6 +46,7 @@ class Settings:
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
     lease_s: float = setting("LEASE_S", "seconds that a claim on a job lasts", default=60.0)
+    checkpoint_interval_s: float = setting("CHECKPOINT_INTERVAL_S", "most training that a crash costs, in seconds", default=30.0)
 
 
 async def run(settings: Settings, program: Program) -> None:
@@ -55,7 +56,12 @@ async def run(settings: Settings, program: Program) -> None:
         store=program.store(choose.object_store(settings.object_store)),
         launcher=program.launcher(choose.launcher(settings.launcher)),
         peers=GrpcPeers(settings.dataset_address, settings.inference_address),
-        worker_environment={**RECOMMENDED, "AFINA_CACHE": settings.cache, "AFINA_REPORT_TO": settings.address},
+        worker_environment={
+            **RECOMMENDED,
+            "AFINA_CACHE": settings.cache,
+            "AFINA_REPORT_TO": settings.address,
+            "AFINA_CHECKPOINT_INTERVAL_S": str(settings.checkpoint_interval_s),
+        },
     )
     server = GrpcServer(
         settings.address,
