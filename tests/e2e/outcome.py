@@ -47,20 +47,21 @@ def check_events(events: Sequence[Any], *, is_whole: bool = True) -> None:
     begun = [event.message for event in events if event.message.endswith("runs.")]
     assert len(begun) == len(set(begun)), begun
     steps: list[tuple[int, float]] = []  # of the attempt that tells: number, seconds
-    trained = 0.0
+    tokens = {0: 0.0}  # trained in all, by step; the same in every attempt
+    unsaved = 0  # the step of a checkpoint that the store was away for
     for event in events:
         if event.type == "STEP":
-            tokens = event.data["trained_tokens"] - trained
-            trained = event.data["trained_tokens"]
-            steps.append((int(event.data["step"]), tokens / event.data["tokens_per_s"]))
-        elif event.type in ("RESUMED", "LOADED"):
-            resumed = int(event.data["step"]) if event.type == "RESUMED" else 0
-            if event.type == "RESUMED":
-                again = [seconds for number, seconds in steps if number > resumed]
-                # A checkpoint is saved after the step with which its interval is over, so without that one they are less.
-                assert sum(again[:-1]) < CHECKPOINT_INTERVAL_S, (resumed, steps)
-                trained = 0.0
-                steps = []
+            step = int(event.data["step"])
+            tokens[step] = event.data["trained_tokens"]
+            steps.append((step, (tokens[step] - tokens.get(step - 1, tokens[step])) / event.data["tokens_per_s"]))
+        elif event.type == "CHECKPOINT_FAILED":
+            unsaved = int(event.data["step"])
+        elif event.type == "RESUMED":
+            resumed = max(unsaved, int(event.data["step"]))
+            again = [seconds for number, seconds in steps if number > resumed]
+            # A checkpoint is saved after the step with which its interval is over, so without that one they are less.
+            assert sum(again[:-1]) < CHECKPOINT_INTERVAL_S, (resumed, steps)
+            steps, unsaved = [], 0
     numbers = [number for number, _ in steps]
     assert numbers == sorted(set(numbers)), numbers
     assert not is_whole or numbers == list(range(numbers[0], STEPS + 1)), numbers
