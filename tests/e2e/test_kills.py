@@ -7,8 +7,10 @@ one victim after the other is killed, and everything serves again before the nex
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -24,7 +26,6 @@ NOBODY = "nobody"
 LATE = {"gateway": "evaluation", "evaluator": "evaluation", EVALUATION_WORKER: "evaluation", SERVER: "evaluation"}
 EARLY = {
     "dataset": "upload",
-    WORKER: "training",
     "trainer": "training",
     "inference": "proving",
     DATABASE: "training",
@@ -58,7 +59,7 @@ async def begun(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Begun
 
 
 async def test_everybody_is_a_victim() -> None:
-    assert {*LATE, *EARLY} == set(VICTIMS)
+    assert {*LATE, *EARLY, WORKER} == set(VICTIMS)
 
 
 @pytest.mark.parametrize("victim", [*LATE, *EARLY])
@@ -75,6 +76,29 @@ async def test_the_main_job_ends_right_though_one_is_killed_in_the_middle(begun:
     assert len(story.done) == 1
     await check(world, story, begun.adapter_sha256)
     await world.all_serve()
+    assert not world.errors(before)
+
+
+async def test_a_killed_worker_is_followed_by_another_and_changes_nothing_when_it_comes_back(begun: Begun) -> None:
+    world = begun.world
+    before = world.log_counts()
+    job = MainJob(world, _project(WORKER))
+    await job.upload()
+    name = await job.begin()
+    await job.reached(name, "Saved a checkpoint")
+    [pid] = await world.pids(WORKER, name.rpartition("/")[2])
+    given = Path(f"/proc/{pid}/environ").read_bytes().decode().rstrip("\0").split("\0")
+    await world.kill(WORKER, name.rpartition("/")[2])
+    await job.reached(name, "Attempt 2 runs")
+    ghost = await asyncio.create_subprocess_exec(  # as on a node that was cut off and is back
+        sys.executable, "-m", "services.trainer.worker",
+        env=dict(variable.split("=", 1) for variable in given), stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    await job.ended()
+    _, said = await ghost.communicate()
+    assert (ghost.returncode == 1 and b"ATTEMPT_REVOKED" in said) or ghost.returncode == 0, said
+    await job.evaluate()
+    await check(world, await job.serve(), begun.adapter_sha256)
     assert not world.errors(before)
 
 
