@@ -51,6 +51,7 @@ class Settings:
     worker_silence_s: float = setting(
         "WORKER_SILENCE_S", "seconds without news after which a worker is stopped and followed by the next", default=3600.0
     )
+    checkpoint_interval_s: float = setting("CHECKPOINT_INTERVAL_S", "most training that a crash costs, in seconds", default=30.0)
 
 
 async def run(settings: Settings, program: Program) -> None:
@@ -60,7 +61,12 @@ async def run(settings: Settings, program: Program) -> None:
         store=program.store(choose.object_store(settings.object_store)),
         launcher=program.launcher(choose.launcher(settings.launcher)),
         peers=GrpcPeers(settings.dataset_address, settings.inference_address),
-        worker_environment={**RECOMMENDED, "AFINA_CACHE": settings.cache, "AFINA_REPORT_TO": settings.address},
+        worker_environment={
+            **RECOMMENDED,
+            "AFINA_CACHE": settings.cache,
+            "AFINA_REPORT_TO": settings.address,
+            "AFINA_CHECKPOINT_INTERVAL_S": str(settings.checkpoint_interval_s),
+        },
         silence_limit_s=settings.worker_silence_s,
     )
     server = GrpcServer(

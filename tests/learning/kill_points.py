@@ -353,7 +353,7 @@ def main() -> int:
 def _s3_url(server: S3Server) -> str:
     """Return the server's URL, with what opens it in the environment of all children."""
     store = server.store("kills")
-    os.environ.update(store.environment())
+    os.environ.update(server.environ)
     return store.url
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.object_store import ObjectStore
 from services.trainer.recipe import Recipe
 from services.trainer.worker import checkpoint
@@ -130,8 +130,12 @@ def train(
         report("STEP", text, {**metric, **counts})
 
         if not is_last and time.monotonic() - saved_s >= shelf.interval_s:
-            checkpoint.save(shelf.store, shelf.prefix, shelf.attempt, progress, learner, optimizer, kept)
-            report("CHECKPOINTED", f"Saved a checkpoint after step {progress.step}.", {"step": progress.step})
+            try:
+                checkpoint.save(shelf.store, shelf.prefix, shelf.attempt, progress, learner, optimizer, kept)
+                report("CHECKPOINTED", f"Saved a checkpoint after step {progress.step}.", {"step": progress.step})
+            except Unavailable as error:  # to end now would lose what has been learned since the last one
+                text = f"Could not save a checkpoint after step {progress.step}; training goes on. {error.message}"
+                report("CHECKPOINT_FAILED", text, {"step": progress.step}, level="WARNING")
             saved_s = time.monotonic()
 
     if progress.step < total_steps:
