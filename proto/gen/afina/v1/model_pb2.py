@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61\x66ina/v1/model.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x06\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x14.afina.v1.Model.KindB\x04\xe2\x41\x01\x03\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x15.afina.v1.Model.StateB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tpublic_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x62\x61se\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cmanifest_key\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\nprovenance\x18\t \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x03\x12\x1f\n\x11quarantine_reason\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12,\n\x05proof\x18\x0b \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12.\n\x07serving\x18\r \x01(\x0e\x32\x17.afina.v1.Model.ServingB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fserving_message\x18\x0e \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rchat_template\x18\x0f \x01(\tB\x04\xe2\x41\x01\x03\"L\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_BASE\x10\x01\x12\x10\n\x0cKIND_ADAPTER\x10\x02\x12\r\n\tKIND_FULL\x10\x03\"G\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x15\n\x11STATE_QUARANTINED\x10\x02\"\x87\x01\n\x07Serving\x12\x17\n\x13SERVING_UNSPECIFIED\x10\x00\x12\x10\n\x0cSERVING_IDLE\x10\x01\x12\x14\n\x10SERVING_STARTING\x10\x02\x12\x12\n\x0eSERVING_ACTIVE\x10\x03\x12\x12\n\x0eSERVING_FAILED\x10\x04\x12\x13\n\x0fSERVING_REFUSED\x10\x05\"x\n\x12\x43reateModelRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0cmanifest_key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06suffix\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\x05\x12\x12\n\nmax_length\x18\x05 \x01(\x05\"5\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06parent\x18\x02 \x01(\t\"P\n\x11ListModelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.afina.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\")\n\x13\x45nsureServedRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"[\n\x14\x45nsureServedResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.afina.v1.Model\x12#\n\x08replicas\x18\x02 \x03(\x0b\x32\x11.afina.v1.Replica\"<\n\x07Replica\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x13\n\x0bserved_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x03 \x01(\t\"\xae\x01\n\x05Route\x12\x11\n\tpublic_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12#\n\x08replicas\x18\x05 \x03(\x0b\x32\x11.afina.v1.Replica\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x14\n\x12WatchRoutesRequest\"6\n\x13WatchRoutesResponse\x12\x1f\n\x06routes\x18\x01 \x03(\x0b\x32\x0f.afina.v1.Route2\xaf\x03\n\x0cModelService\x12<\n\x0b\x43reateModel\x12\x1c.afina.v1.CreateModelRequest\x1a\x0f.afina.v1.Model\x12\x36\n\x08GetModel\x12\x19.afina.v1.GetModelRequest\x1a\x0f.afina.v1.Model\x12G\n\nListModels\x12\x1b.afina.v1.ListModelsRequest\x1a\x1c.afina.v1.ListModelsResponse\x12\x43\n\x0b\x44\x65leteModel\x12\x1c.afina.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0c\x45nsureServed\x12\x1d.afina.v1.EnsureServedRequest\x1a\x1e.afina.v1.EnsureServedResponse\x12L\n\x0bWatchRoutes\x12\x1c.afina.v1.WatchRoutesRequest\x1a\x1d.afina.v1.WatchRoutesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61\x66ina/v1/model.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x06\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x14.afina.v1.Model.KindB\x04\xe2\x41\x01\x03\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x15.afina.v1.Model.StateB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tpublic_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x62\x61se\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cmanifest_key\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x31\n\nprovenance\x18\t \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x03\x12\x1f\n\x11quarantine_reason\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12,\n\x05proof\x18\x0b \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12.\n\x07serving\x18\r \x01(\x0e\x32\x17.afina.v1.Model.ServingB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fserving_message\x18\x0e \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rchat_template\x18\x0f \x01(\tB\x04\xe2\x41\x01\x03\x12 \n\x12is_distinguishable\x18\x11 \x01(\x08\x42\x04\xe2\x41\x01\x03\"L\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_BASE\x10\x01\x12\x10\n\x0cKIND_ADAPTER\x10\x02\x12\r\n\tKIND_FULL\x10\x03\"G\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x15\n\x11STATE_QUARANTINED\x10\x02\"\x87\x01\n\x07Serving\x12\x17\n\x13SERVING_UNSPECIFIED\x10\x00\x12\x10\n\x0cSERVING_IDLE\x10\x01\x12\x14\n\x10SERVING_STARTING\x10\x02\x12\x12\n\x0eSERVING_ACTIVE\x10\x03\x12\x12\n\x0eSERVING_FAILED\x10\x04\x12\x13\n\x0fSERVING_REFUSED\x10\x05\"x\n\x12\x43reateModelRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0cmanifest_key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06suffix\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\x05\x12\x12\n\nmax_length\x18\x05 \x01(\x05\"5\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06parent\x18\x02 \x01(\t\"P\n\x11ListModelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.afina.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\")\n\x13\x45nsureServedRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\'\n\x11ProveModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"[\n\x14\x45nsureServedResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.afina.v1.Model\x12#\n\x08replicas\x18\x02 \x03(\x0b\x32\x11.afina.v1.Replica\"<\n\x07Replica\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x13\n\x0bserved_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x03 \x01(\t\"\xae\x01\n\x05Route\x12\x11\n\tpublic_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12#\n\x08replicas\x18\x05 \x03(\x0b\x32\x11.afina.v1.Replica\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x14\n\x12WatchRoutesRequest\"6\n\x13WatchRoutesResponse\x12\x1f\n\x06routes\x18\x01 \x03(\x0b\x32\x0f.afina.v1.Route2\xeb\x03\n\x0cModelService\x12<\n\x0b\x43reateModel\x12\x1c.afina.v1.CreateModelRequest\x1a\x0f.afina.v1.Model\x12\x36\n\x08GetModel\x12\x19.afina.v1.GetModelRequest\x1a\x0f.afina.v1.Model\x12G\n\nListModels\x12\x1b.afina.v1.ListModelsRequest\x1a\x1c.afina.v1.ListModelsResponse\x12\x43\n\x0b\x44\x65leteModel\x12\x1c.afina.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0c\x45nsureServed\x12\x1d.afina.v1.EnsureServedRequest\x1a\x1e.afina.v1.EnsureServedResponse\x12:\n\nProveModel\x12\x1b.afina.v1.ProveModelRequest\x1a\x0f.afina.v1.Model\x12L\n\x0bWatchRoutes\x12\x1c.afina.v1.WatchRoutesRequest\x1a\x1d.afina.v1.WatchRoutesResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -65,6 +65,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL'].fields_by_name['serving_message']._serialized_options = b'\342A\001\003'
   _globals['_MODEL'].fields_by_name['chat_template']._loaded_options = None
   _globals['_MODEL'].fields_by_name['chat_template']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL'].fields_by_name['is_distinguishable']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['is_distinguishable']._serialized_options = b'\342A\001\003'
   _globals['_CREATEMODELREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_CREATEMODELREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_CREATEMODELREQUEST'].fields_by_name['manifest_key']._loaded_options = None
@@ -77,36 +79,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_ENSURESERVEDREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_ENSURESERVEDREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_PROVEMODELREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PROVEMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_MODEL']._serialized_start=160
-  _globals['_MODEL']._serialized_end=976
-  _globals['_MODEL_KIND']._serialized_start=689
-  _globals['_MODEL_KIND']._serialized_end=765
-  _globals['_MODEL_STATE']._serialized_start=767
-  _globals['_MODEL_STATE']._serialized_end=838
-  _globals['_MODEL_SERVING']._serialized_start=841
-  _globals['_MODEL_SERVING']._serialized_end=976
-  _globals['_CREATEMODELREQUEST']._serialized_start=978
-  _globals['_CREATEMODELREQUEST']._serialized_end=1098
-  _globals['_GETMODELREQUEST']._serialized_start=1100
-  _globals['_GETMODELREQUEST']._serialized_end=1153
-  _globals['_LISTMODELSREQUEST']._serialized_start=1155
-  _globals['_LISTMODELSREQUEST']._serialized_end=1235
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1237
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1315
-  _globals['_DELETEMODELREQUEST']._serialized_start=1317
-  _globals['_DELETEMODELREQUEST']._serialized_end=1357
-  _globals['_ENSURESERVEDREQUEST']._serialized_start=1359
-  _globals['_ENSURESERVEDREQUEST']._serialized_end=1400
-  _globals['_ENSURESERVEDRESPONSE']._serialized_start=1402
-  _globals['_ENSURESERVEDRESPONSE']._serialized_end=1493
-  _globals['_REPLICA']._serialized_start=1495
-  _globals['_REPLICA']._serialized_end=1555
-  _globals['_ROUTE']._serialized_start=1558
-  _globals['_ROUTE']._serialized_end=1732
-  _globals['_WATCHROUTESREQUEST']._serialized_start=1734
-  _globals['_WATCHROUTESREQUEST']._serialized_end=1754
-  _globals['_WATCHROUTESRESPONSE']._serialized_start=1756
-  _globals['_WATCHROUTESRESPONSE']._serialized_end=1810
-  _globals['_MODELSERVICE']._serialized_start=1813
-  _globals['_MODELSERVICE']._serialized_end=2244
+  _globals['_MODEL']._serialized_end=1010
+  _globals['_MODEL_KIND']._serialized_start=723
+  _globals['_MODEL_KIND']._serialized_end=799
+  _globals['_MODEL_STATE']._serialized_start=801
+  _globals['_MODEL_STATE']._serialized_end=872
+  _globals['_MODEL_SERVING']._serialized_start=875
+  _globals['_MODEL_SERVING']._serialized_end=1010
+  _globals['_CREATEMODELREQUEST']._serialized_start=1012
+  _globals['_CREATEMODELREQUEST']._serialized_end=1132
+  _globals['_GETMODELREQUEST']._serialized_start=1134
+  _globals['_GETMODELREQUEST']._serialized_end=1187
+  _globals['_LISTMODELSREQUEST']._serialized_start=1189
+  _globals['_LISTMODELSREQUEST']._serialized_end=1269
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1271
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1349
+  _globals['_DELETEMODELREQUEST']._serialized_start=1351
+  _globals['_DELETEMODELREQUEST']._serialized_end=1391
+  _globals['_ENSURESERVEDREQUEST']._serialized_start=1393
+  _globals['_ENSURESERVEDREQUEST']._serialized_end=1434
+  _globals['_PROVEMODELREQUEST']._serialized_start=1436
+  _globals['_PROVEMODELREQUEST']._serialized_end=1475
+  _globals['_ENSURESERVEDRESPONSE']._serialized_start=1477
+  _globals['_ENSURESERVEDRESPONSE']._serialized_end=1568
+  _globals['_REPLICA']._serialized_start=1570
+  _globals['_REPLICA']._serialized_end=1630
+  _globals['_ROUTE']._serialized_start=1633
+  _globals['_ROUTE']._serialized_end=1807
+  _globals['_WATCHROUTESREQUEST']._serialized_start=1809
+  _globals['_WATCHROUTESREQUEST']._serialized_end=1829
+  _globals['_WATCHROUTESRESPONSE']._serialized_start=1831
+  _globals['_WATCHROUTESRESPONSE']._serialized_end=1885
+  _globals['_MODELSERVICE']._serialized_start=1888
+  _globals['_MODELSERVICE']._serialized_end=2379
 # @@protoc_insertion_point(module_scope)
