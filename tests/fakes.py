@@ -135,6 +135,7 @@ class ScriptedModelServer(ModelServer):
         self.refused = refused
         self.template = [1, 2, 3]
         self.running_count = self.answered_count = 0
+        self.tells_activity = True
         self.loads: list[str] = []
         self.refusals: list[str] = []
 
@@ -161,6 +162,8 @@ class ScriptedModelServer(ModelServer):
 
     async def activity(self) -> Activity:
         self._require_running()
+        if not self.tells_activity:
+            raise Unavailable("The scripted server is too busy to say how busy it is.")
         return Activity(self.running_count, self.answered_count)
 
     async def token_ids(self, digest: str, messages: Sequence[dict[str, Any]]) -> list[int]:

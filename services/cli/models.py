@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import io
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,17 @@ async def serve(call: Call, model: str, timeout_s: float) -> None:
     show(call, response.model, {"servers": ", ".join(replica.url for replica in response.replicas)})
 
 
+@verb(group, "prove")
+@click.argument("model")
+@click.option("--timeout", "timeout_s", type=float, default=600.0, show_default=True, help="Seconds to wait.")
+async def prove(call: Call, model: str, timeout_s: float) -> None:
+    """Prove an adapter or full weights anew, and lift its quarantine where that goes well."""
+    found = await find(call, model)
+    with call.err.status(f"proving {found.public_id}"):
+        request = model_pb2.ProveModelRequest(name=found.name)
+        show(call, await until_ready(lambda left_s: client(call).ProveModel(request, timeout_s=left_s), timeout_s))
+
+
 @verb(group, "download")
 @click.argument("model")
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -197,15 +209,20 @@ async def import_full(call: Call, source: imports.Source, base: str | None, suff
 
 async def ensure_served(models: Client, name: str, timeout_s: float) -> model_pb2.EnsureServedResponse:
     """Ask until a model is proven on a server. Raises: Unavailable (too late), WrongState (the proof failed)."""
+    request = model_pb2.EnsureServedRequest(name=name)
+    response: model_pb2.EnsureServedResponse = await until_ready(
+        lambda left_s: models.EnsureServed(request, timeout_s=left_s), timeout_s
+    )
+    return response
+
+
+async def until_ready(ask: Callable[[float], Awaitable[Any]], timeout_s: float) -> Any:
+    """Ask again and again, each time for so many seconds at most. Raises: Unavailable (too late)."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
         left_s = deadline - asyncio.get_running_loop().time()
         try:
-            request = model_pb2.EnsureServedRequest(name=name)
-            response: model_pb2.EnsureServedResponse = await models.EnsureServed(
-                request, timeout_s=max(1.0, min(ASK_TIMEOUT_S, left_s))
-            )
-            return response
+            return await ask(max(1.0, min(ASK_TIMEOUT_S, left_s)))
         except Unavailable as error:
             if is_away(error) or left_s <= 1:
                 raise

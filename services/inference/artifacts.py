@@ -9,7 +9,7 @@ from services.common.store_access import is_under
 from services.inference import catalogue
 from services.inference.adapter_checks import adapter_rank, base_modules, check_adapter, read_header
 from services.inference.model import Model
-from services.inference.proof import parse_golden
+from services.inference.proof import MIN_GOLDEN_CHATS, parse_golden
 from services.inference.servers import ENGINE_RANKS
 
 GOLDEN_FILE = "golden.json"
@@ -77,9 +77,13 @@ def refuse(what: str, violations: list[Violation]) -> None:
 
 def _check_golden(store: ObjectStore, manifest: Manifest, base_digest: str) -> list[Violation]:
     try:
-        parse_golden(store.read_artifact(manifest.file(GOLDEN_FILE)), base_digest)
+        chats = parse_golden(store.read_artifact(manifest.file(GOLDEN_FILE)), base_digest)
     except InvalidInput as error:
         return [Violation(GOLDEN_FILE, error.reason, error.message)]
+    count = sum(bool(chat.probes) for chat in chats)
+    if base_digest and count < MIN_GOLDEN_CHATS:
+        told = f"golden.json has {count} chats with probes; {MIN_GOLDEN_CHATS} prove an adapter. Train again with this version."
+        return [Violation(GOLDEN_FILE, "GOLDEN_TOO_FEW", told)]
     return []
 
 

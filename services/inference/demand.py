@@ -64,10 +64,33 @@ async def relaunch(inference: Inference, weights: Model, chat_template: str) -> 
 
 
 async def retire(inference: Inference, digest: str, message: str) -> None:
-    """Have a server end, once it has answered what it was asked; the absent is success."""
+    """Have a server end, once it has answered what it was asked, and be forgotten where its weights are gone.
+
+    The absent is success.
+    """
+    now = inference.clock()
+
+    def write(document: Document) -> Document:
+        return Server.from_document(document).retire(message, now).to_document()
+
     with contextlib.suppress(NotFound):
-        await _edit(inference, server_name(digest), lambda server: server.retire(message, inference.clock()))
+        await change(inference.database, SERVER_KIND, server_name(digest), write, now)
     inference.routes.touch()
+
+
+async def prove_again(inference: Inference, known: Model) -> None:
+    """Have a model proven again where it is placed, whatever came of it before; the absent is success. Idempotent.
+
+    One that is proven keeps its requests meanwhile.
+    """
+
+    def write(document: Document) -> Document:
+        placement = Placement.from_document(document)
+        return (placement if placement.state == "PROVEN" else placement.load(placement.generation)).to_document()
+
+    with contextlib.suppress(NotFound):
+        name = placement_name(server_name(known.served_digest), known.name)
+        await change(inference.database, PLACEMENT_KIND, name, write, inference.clock())
 
 
 async def template_of(inference: Inference, weights: Model) -> str:
@@ -88,3 +111,4 @@ async def _edit(inference: Inference, name: str, edit: Callable[[Server], Server
         return edit(Server.from_document(document)).to_document()
 
     await change(inference.database, SERVER_KIND, name, write, inference.clock())
+    inference.routes.touch()

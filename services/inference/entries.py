@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Violation, WrongState
 from services.common.names import parse
-from services.common.ports.database import Record
+from services.common.ports.database import Document, Record
 from services.common.telemetry import log
 from services.inference import catalogue, model
 from services.inference.artifacts import read_manifest, read_weights, refuse
@@ -21,7 +21,7 @@ from services.inference.demand import relaunch, retire
 from services.inference.inference import Inference
 from services.inference.model import Model
 from services.inference.public_ids import entry_of, holder_of, release, reserve
-from services.inference.records import every
+from services.inference.records import change, every
 
 UPDATABLE = frozenset({"aliases", "max_length", "chat_template", "manifest_key"})
 _logger = logging.getLogger("afina.inference")
@@ -44,6 +44,7 @@ async def create_entry(inference: Inference, asked: Entry) -> Record:
         )
     await reserve(inference, asked)
     await _register(inference, base)
+    await _amend(inference, base)
     entry = replace(asked, model=base.name, digest=base.digest, max_length=base.max_length)
     try:
         record = await inference.database.create(catalogue.KIND, entry.name, entry.to_document())
@@ -101,9 +102,12 @@ async def update_entry(inference: Inference, given: Entry, fields: frozenset[str
     await reserve(inference, new)
     await _register(inference, base)
     changed = await inference.database.update(record, new.to_document())
+    # What follows is done again by whoever repeats a call that broke off here.
+    await _amend(inference, base)
     await release(inference, set(old.public_ids) - set(new.public_ids))
-    if (new.chat_template, new.max_length) != (old.chat_template, old.max_length) and new.model == old.model:
-        await relaunch(inference, base, new.chat_template)
+    await relaunch(inference, base, new.chat_template)
+    if new.model != old.model:
+        await forget_base(inference, old.model, f"{new.name} means other weights now.")
     log(_logger, logging.INFO, "catalogue entry changed", entry=new.name, fields=sorted(fields))
     inference.routes.touch()
     return changed
@@ -118,11 +122,22 @@ async def delete_entry(inference: Inference, name: str, etag: str) -> None:
     await _require_unused(inference, entry, "delete them first")
     await inference.database.delete(record)
     await release(inference, set(entry.public_ids))
-    with contextlib.suppress(NotFound):
-        await inference.database.delete(await inference.database.get(model.KIND, entry.model))
-    await retire(inference, entry.digest, "Its catalogue entry was deleted.")
+    await forget_base(inference, entry.model, "Its catalogue entry was deleted.")
     log(_logger, logging.INFO, "catalogue entry deleted", entry=entry.name, digest=entry.digest)
     inference.routes.touch()
+
+
+async def forget_base(inference: Inference, name: str, why: str) -> None:
+    """Delete a base that no entry and no model stands on any more, and have its server end. Idempotent; the absent is success."""
+    try:
+        record = await inference.database.get(model.KIND, name)
+    except NotFound:
+        return
+    base = Model.from_document(record.document)
+    if await entry_of(inference, name) is not None or await _users(inference, base.digest):
+        return
+    await inference.database.delete(record)
+    await retire(inference, base.digest, why)
 
 
 def require_etag(record: Record, etag: str) -> None:
@@ -152,21 +167,24 @@ async def _read_base(inference: Inference, entry: Entry) -> Model:
 
 
 async def _register(inference: Inference, base: Model) -> None:
-    """Have a base's record; one that is there gets what an entry may change. Raises: Conflict."""
-    try:
+    """Have a base's record."""
+    with contextlib.suppress(AlreadyExists):
         await inference.database.create(model.KIND, base.name, base.to_document())
-    except AlreadyExists:
-        record = await inference.database.get(model.KIND, base.name)
-        known = Model.from_document(record.document)
-        if known.max_length != base.max_length or known.public_id != base.public_id:
-            written = replace(known, max_length=base.max_length, public_id=base.public_id)
-            await inference.database.update(record, written.to_document())
+
+
+async def _amend(inference: Inference, base: Model) -> None:
+    """Write into a base's record what its entry says."""
+
+    def write(document: Document) -> Document:
+        known = Model.from_document(document)
+        return replace(known, max_length=base.max_length, public_id=base.public_id).to_document()
+
+    await change(inference.database, model.KIND, base.name, write, None)
 
 
 async def _require_unused(inference: Inference, entry: Entry, advice: str) -> None:
     """Raises: WrongState (adapters or full weights stand on this base)."""
-    models = [Model.from_document(record.document) for record in await every(inference.database, model.KIND, "projects")]
-    users = [known.name for known in models if known.base_digest == entry.digest]
+    users = await _users(inference, entry.digest)
     if users:
         more = f" and {len(users) - 1} more" if len(users) > 1 else ""
         raise WrongState(
@@ -174,3 +192,9 @@ async def _require_unused(inference: Inference, entry: Entry, advice: str) -> No
             reason="BASE_IN_USE",
             metadata={"model": users[0], "model_count": str(len(users))},
         )
+
+
+async def _users(inference: Inference, digest: str) -> list[str]:
+    """Return the adapters and full weights that stand on the base of this digest."""
+    models = [Model.from_document(record.document) for record in await every(inference.database, model.KIND, "projects")]
+    return [known.name for known in models if known.base_digest == digest]

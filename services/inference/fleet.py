@@ -2,10 +2,13 @@
 
     server:     STARTING → ACTIVE → (it crashed, or does not answer) FAILED → STARTING, one generation on
                 anywhere → (another needs its place, or its weights were deleted) STOPPING → STOPPED → (asked) STARTING
-    placement:  LOADING → PROVEN | REFUSED, and LOADING again for each generation of its server
+                 (its rank, length or template changed) STOPPING → STARTING
+    placement:  LOADING → PROVEN | REFUSED | UNPROVABLE, and LOADING again for each generation of its server
 
 A server is ACTIVE once it is up and knows its base by digest. A placement is PROVEN once the golden chats came out right;
-it is REFUSED, and its model quarantined, when they did not, or when an engine that is up has refused it three times.
+it is REFUSED, and its model quarantined, when they did not, or when an engine that is up has refused it three times; it is
+UNPROVABLE, its model as it was, when its server takes too few tokens to be asked. A server that may run something leaves the
+routes first and ends when it has answered what it was asked; records go when the weights they speak of are gone.
 """
 
 import asyncio
@@ -19,7 +22,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.common.errors import ArtifactNotFound, InvalidInput, NotFound, Unavailable
+from services.common.errors import ArtifactNotFound, InvalidInput, NotFound, OverLimit, Unavailable
+from services.common.names import last
 from services.common.ports.database import Document, Record
 from services.common.ports.launcher import WorkloadState
 from services.common.ports.manifest import Manifest, fetch_folder
@@ -31,8 +35,8 @@ from services.inference import model
 from services.inference.artifacts import GOLDEN_FILE
 from services.inference.inference import Inference
 from services.inference.model import Model
-from services.inference.proof import Proof, parse_golden, prove
-from services.inference.records import change, every
+from services.inference.proof import Proof, fit, parse_golden, prove
+from services.inference.records import change, every, is_used
 from services.inference.room import make_room
 from services.inference.servers import (
     HOST,
@@ -56,7 +60,9 @@ _logger = logging.getLogger("afina.inference")
 async def reconcile_server(inference: Inference, record: Record) -> Change:
     """Look at a server and move it by at most one state."""
     server = Server.from_document(record.document)
-    step = {"STARTING": _start, "ACTIVE": _watch, "FAILED": _restart, "STOPPING": _stop, "STOPPED": _rest}[server.state]
+    if server.state == "STOPPED":
+        return await _rest(inference, record, server)
+    step = {"STARTING": _start, "ACTIVE": _watch, "FAILED": _restart, "STOPPING": _stop}[server.state]
     moved, due_in_s = await step(inference, server)
     if (moved.state, moved.message) != (server.state, server.message):
         log(_logger, logging.INFO, "server", name=server.name, generation=moved.generation, state=moved.state, why=moved.message)
@@ -67,7 +73,12 @@ async def reconcile_server(inference: Inference, record: Record) -> Change:
 async def reconcile_placement(inference: Inference, record: Record) -> Change:
     """Look at a placement: load it, prove it, or wait for its server."""
     placement = Placement.from_document(record.document)
-    server = Server.from_document((await inference.database.get(SERVER_KIND, placement.server)).document)
+    try:
+        server = Server.from_document((await inference.database.get(SERVER_KIND, placement.server)).document)
+        await inference.database.get(model.KIND, placement.model)
+    except NotFound:  # one of the two was deleted
+        await inference.database.delete(record)
+        return Change(placement.to_document(), None)
     if server.state != "ACTIVE":  # one that has stopped has its placements proven again when it is asked for
         return Change(placement.to_document(), None if server.state == "STOPPED" else LOOK_AGAIN_S)
     if placement.generation != server.generation:
@@ -75,6 +86,10 @@ async def reconcile_placement(inference: Inference, record: Record) -> Change:
     key = ("prove", placement.name, placement.generation)
     try:
         proof = await inference.background.result(key, lambda: _load_and_prove(inference, server, placement))
+    except OverLimit as error:
+        log(_logger, logging.WARNING, "unprovable", model=placement.model, why=error.message)
+        inference.routes.touch()
+        return Change(placement.settle("UNPROVABLE", error.message).to_document(), None)
     except InvalidInput as error:
         if not await inference.connect(server.url, server.api_key).is_up():
             return Change(placement.to_document(), LOOK_AGAIN_S)
@@ -89,7 +104,7 @@ async def reconcile_placement(inference: Inference, record: Record) -> Change:
     await _note_proof(inference, placement, lambda m: replace(m, proof=_told(proof)))
     log(_logger, logging.INFO, "proven", model=placement.model, generation=placement.generation, why=proof.message)
     inference.routes.touch()
-    return Change(replace(placement, state="PROVEN").to_document(), None)
+    return Change(placement.settle("PROVEN").to_document(), None)
 
 
 async def _start(inference: Inference, server: Server) -> tuple[Server, float | None]:
@@ -140,34 +155,44 @@ async def _restart(inference: Inference, server: Server) -> tuple[Server, float 
     if not (await inference.launcher.observe(server.key)).has_ended:
         await inference.launcher.stop(server.key)
         return server, LOOK_AGAIN_S
-    now = inference.clock()
+    now, server = inference.clock(), server.end()
     if now < server.restart_time:
         return server, max(LOOK_AGAIN_S, (server.restart_time - now).total_seconds())
     return server.restart(now), 0.0
 
 
 async def _stop(inference: Inference, server: Server) -> tuple[Server, float | None]:
-    """Let a server end: once gateways have heard of it, and it has answered what it was asked."""
-    if (await inference.launcher.observe(server.key)).has_ended:
-        return server.rest(inference.clock()), None
+    """Let a server end: once gateways have heard of it, and it has answered what it was asked.
+
+    One that does not say whether it still answers is given all the time there is: it may be busy with just that.
+    """
+    if not server.port or (await inference.launcher.observe(server.key)).has_ended:
+        return server.rest(inference.clock()), 0.0
     age_s = server.state_age_s(inference.clock())
     if age_s < LEAVE_AFTER_S:
         return server, LEAVE_AFTER_S - age_s
     if age_s < DRAIN_LIMIT_S:
-        with contextlib.suppress(Unavailable):
+        try:
             if (await inference.connect(server.url, server.api_key).activity()).running_count:
                 return server, LOOK_AGAIN_S
+        except Unavailable:
+            return server, LOOK_AGAIN_S
     await inference.launcher.stop(server.key)
     return server, LOOK_AGAIN_S
 
 
-async def _rest(inference: Inference, server: Server) -> tuple[Server, None]:
-    return server, None
+async def _rest(inference: Inference, record: Record, server: Server) -> Change:
+    """Keep a server that may be asked for again; forget one whose weights are gone, with what stood on it."""
+    if not await is_used(inference.database, server.digest):
+        for placed in await every(inference.database, PLACEMENT_KIND, f"placements/{last(server.name)}"):
+            await inference.database.delete(placed)
+        await inference.database.delete(record)
+    return Change(record.document, None)
 
 
 async def _rearm(inference: Inference, server: Server) -> None:
     """Have every placement proven on this generation; those that were refused stay so, as their models are quarantined."""
-    for record in await every(inference.database, PLACEMENT_KIND, f"placements/{server.name.rpartition('/')[2]}"):
+    for record in await every(inference.database, PLACEMENT_KIND, f"placements/{last(server.name)}"):
         placement = Placement.from_document(record.document)
         if placement.state != "REFUSED" and placement.generation != server.generation:
             edit = functools.partial(_loading, server)
@@ -179,7 +204,7 @@ def _loading(server: Server, document: Document) -> Document:
 
 
 async def _load_and_prove(inference: Inference, server: Server, placement: Placement) -> Proof:
-    chats = await asyncio.to_thread(_golden, inference.store, placement)
+    chats = fit(await asyncio.to_thread(_golden, inference.store, placement), server.max_length)
     connection = inference.connect(server.url, server.api_key)
     await connection.load(placement.digest)
     return await prove(connection, placement.digest, chats)
@@ -209,7 +234,7 @@ async def _refuse(inference: Inference, placement: Placement, reason: str, proof
 
     await _note_proof(inference, placement, edit)
     inference.routes.touch()
-    return Change(replace(placement, state="REFUSED").to_document(), None)
+    return Change(placement.settle("REFUSED").to_document(), None)
 
 
 async def _note_proof(inference: Inference, placement: Placement, edit: Callable[[Model], Model]) -> None:

@@ -60,18 +60,23 @@ class Model:
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether its proof could tell it from what else its server serves; whole weights are alone there."""
-        return self.kind != "ADAPTER" or bool(self.proof.get("is_distinguishable"))
+        """Whether its proof shows which weights answer (see `Proof.is_distinguishable`); a base is what others are told from."""
+        return self.kind == "BASE" or bool(self.proof.get("is_distinguishable"))
 
     def quarantine(self, reason: str) -> "Model":
         """Return it as one that is not served any more."""
         return replace(self, state="QUARANTINED", quarantine_reason=reason)
 
+    def release(self) -> "Model":
+        """Return it as one that may be proven again."""
+        return replace(self, state="ACTIVE", quarantine_reason="")
+
     def require_active(self) -> None:
         """Raises: WrongState (it is quarantined)."""
         if self.state != "ACTIVE":
             raise WrongState(
-                f"{self.name} is quarantined and is not served: {self.quarantine_reason}",
+                f"{self.name} is quarantined and is not served: {self.quarantine_reason} "
+                "Where the cause is mended, `afina models prove` lifts it.",
                 reason="MODEL_QUARANTINED",
                 metadata={"model": self.name},
             )

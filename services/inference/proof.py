@@ -5,23 +5,27 @@ the weights: the token ids that it saw (template parity) and the log-probabiliti
 few next tokens. The rule looks at means alone: single differences reach 0.8 in bfloat16 for the right adapter.
 
 Full weights have a server of their own, so there is no other model to be taken for them: their references may hold token
-ids alone, or be missing, and the proof then says how little was shown.
+ids alone, or be missing, and the proof then says how little was shown; they can't be promoted so.
+
+A server launched for fewer tokens than a golden chat has is asked the others. What a mismatch says of the model a length
+does not: nobody is quarantined for a setting.
 """
 
 import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from services.common.errors import InvalidInput
+from services.common.errors import InvalidInput, OverLimit
 from services.common.ports.model_server import GoldenChat, ModelServer, Probe
 
 # Source: 42 proofs on live servers: own adapter 0.04 to 0.08, another adapter or the base at least 0.9, an adapter scaled
 # to 3% against its base 0.25.
 MAX_MEAN_DIFFERENCE = 0.15
 MIN_REFERENCE_GAP = 0.05
+MIN_GOLDEN_CHATS = 8  # of an adapter that is registered; how many its server could be asked, its proof tells
 MAX_CANDIDATES = 16
 QUESTIONS_AT_ONCE = 8
 
@@ -53,8 +57,11 @@ class Proof:
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the trainer's own references tell the adapter from its base; without that it can't be promoted."""
-        return self.reference_gap >= MIN_REFERENCE_GAP
+        """Whether it shows which weights answer; without that a model can't be promoted.
+
+        An adapter's references have to tell it from its base; full weights, which share a server with nothing, need any.
+        """
+        return self.token_count > 0 and (math.isnan(self.reference_gap) or self.reference_gap >= MIN_REFERENCE_GAP)
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a document or a Struct; a number that is not finite becomes null."""
@@ -86,6 +93,23 @@ def parse_golden(document: bytes, base_digest: str) -> tuple[GoldenChat, ...]:
     if not any(chat.probes for chat in chats):
         raise InvalidInput("golden.json holds no probe; train again with rows that have an answer.", reason="GOLDEN_INVALID")
     return chats
+
+
+def fit(chats: Sequence[GoldenChat], max_length: int) -> tuple[GoldenChat, ...]:
+    """Return what a server of this longest length can be asked, one token for the answer included. Units: tokens.
+
+    Raises: OverLimit (not one golden answer fits: it says nothing about the model, only about the server).
+    """
+    kept = [replace(chat, probes=tuple(p for p in chat.probes if len(p.prefix_token_ids) < max_length)) for chat in chats]
+    kept = [chat for chat in kept if len(chat.prompt_token_ids) < max_length]
+    if any(chat.probes for chat in chats) and not any(chat.probes for chat in kept):
+        shortest = min(len(probe.prefix_token_ids) for chat in chats for probe in chat.probes)
+        raise OverLimit(
+            f"Its server takes {max_length} tokens and its shortest golden answer needs {shortest + 1}; raise max_length.",
+            reason="MAX_LENGTH_TOO_SHORT",
+            metadata={"max_length": str(max_length), "needed_length": str(shortest + 1)},
+        )
+    return tuple(kept)
 
 
 def decide(chats: Sequence[GoldenChat], measured: Sequence[Measured]) -> Proof:

@@ -5,6 +5,8 @@ from datetime import datetime
 
 from services.common.errors import Conflict
 from services.common.ports.database import Database, Document, Record
+from services.inference import model
+from services.inference.model import Model
 
 PAGE = 1000
 MAX_TRIES = 20
@@ -31,3 +33,8 @@ async def every(database: Database, kind: str, parent: str = "") -> Sequence[Rec
         if len(page) < PAGE:
             return records
         after = page[-1].sequence
+
+
+async def is_used(database: Database, digest: str) -> bool:
+    """Whether any model, or any base, is served by the whole weights of this digest."""
+    return any(Model.from_document(record.document).served_digest == digest for record in await every(database, model.KIND))

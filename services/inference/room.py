@@ -2,26 +2,50 @@
 
 Each server holds whole weights and a cache for its prompts, so a machine has memory for a few. When all places are taken,
 the server that was asked least recently goes, if nobody has asked it for a minute; otherwise the new one waits and says so.
-Two programs that look at the same moment may start one too many, which the next look does not undo: the bound is soft.
+
+Who has a place stands in one record, written over the version that was read: of two programs that look at the same moment
+one writes, and the other looks again. A place is taken before a port is chosen and given back when the server's own record
+says that nothing of it runs, so a program that ends in between leaves a place taken by a server that will use it. It is
+taken for one generation: a server that is launched again asks again.
 """
 
 import logging
+from collections.abc import Sequence
 
+from services.common.errors import AlreadyExists, Conflict, NotFound
+from services.common.ports.database import Record
 from services.common.telemetry import log
 from services.inference.inference import Inference
 from services.inference.records import change, every
 from services.inference.servers import IDLE_AFTER_S, SERVER_KIND, Server
 
+ROOM_KIND = "room"
+ROOM_NAME = "rooms/machine"
 _logger = logging.getLogger("afina.inference")
 
 
 async def make_room(inference: Inference, server: Server) -> str:
-    """Return "" where a server may be launched now, or in words what it waits for. Idempotent."""
-    known = [Server.from_document(record.document) for record in await every(inference.database, SERVER_KIND)]
-    others = [other for other in known if other.name != server.name and other.takes_memory]
-    if len(others) < inference.max_servers:
+    """Take a place and return "" where a server may be launched now, or say in words what it waits for. Idempotent."""
+    room = await _room(inference)
+    known = {other.name: other for other in map(_read, await every(inference.database, SERVER_KIND))}
+    placed = {
+        name: other.generation
+        for name, other in known.items()
+        if other.takes_memory or (other.state == "STARTING" and room.document["generations"].get(name) == other.generation)
+    }
+    if server.name in placed:
         return ""
-    if leaving := [other.digest[:12] for other in others if other.state == "STOPPING"]:
+    if len(placed) >= inference.max_servers:
+        return await _await_place(inference, server, [known[name] for name in placed])
+    try:
+        await inference.database.update(room, {"generations": {**placed, server.name: server.generation}})
+    except Conflict:
+        return "It looks for a place, as another does at this moment."
+    return ""
+
+
+async def _await_place(inference: Inference, server: Server, others: Sequence[Server]) -> str:
+    if leaving := [other.digest[:12] for other in others if other.state == "STOPPING" and not other.comes_back]:
         return f"It waits until the server of {leaving[0]} has ended."
     now = inference.clock()
     idle = [other for other in others if other.state == "ACTIVE" and other.idle_s(now) >= IDLE_AFTER_S]
@@ -42,3 +66,18 @@ async def make_room(inference: Inference, server: Server) -> str:
     )
     inference.routes.touch()
     return f"It waits until the server of {victim.digest[:12]} has ended, which nobody had asked lately."
+
+
+async def _room(inference: Inference) -> Record:
+    try:
+        return await inference.database.get(ROOM_KIND, ROOM_NAME)
+    except NotFound:
+        pass
+    try:
+        return await inference.database.create(ROOM_KIND, ROOM_NAME, {"generations": {}})
+    except AlreadyExists:  # another program was first
+        return await inference.database.get(ROOM_KIND, ROOM_NAME)
+
+
+def _read(record: Record) -> Server:
+    return Server.from_document(record.document)

@@ -59,6 +59,11 @@ class ModelRpc(model_pb2_grpc.ModelServiceServicer):
         status = await serving.status(self._inference, Model.from_document(record.document))
         return model_pb2.EnsureServedResponse(model=_model(record, status), replicas=[_replica(replica) for replica in replicas])
 
+    async def ProveModel(self, request: model_pb2.ProveModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
+        """See the proto."""
+        record = await serving.prove_model(self._inference, request.name, _wait_s(context))
+        return _model(record, await serving.status(self._inference, Model.from_document(record.document)))
+
     async def WatchRoutes(
         self, request: model_pb2.WatchRoutesRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[model_pb2.WatchRoutesResponse]:
@@ -206,6 +211,7 @@ def _model(record: Record, status: serving.Status | None = None) -> model_pb2.Mo
         serving=model_pb2.Model.Serving.Value(f"SERVING_{status.serving}") if status else None,
         serving_message=status.message if status else "",
         chat_template=status.chat_template if status else "",
+        is_distinguishable=found.is_distinguishable,
     )
 
 

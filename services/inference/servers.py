@@ -34,7 +34,9 @@ class Server:
 
     `base` is models/{id} of its weights' digest, whatever they are; `max_rank` is 0 for one that takes no adapters;
     `chat_template` is what the catalogue declares. `since` is when its state began, `used_time` when it was last seen to
-    answer, both ISO 8601 UTC; `answered_count` counts answers of this generation; `port` is 0 before one is chosen.
+    answer, both ISO 8601 UTC; `answered_count` counts answers of this generation. `port` is 0 exactly while nothing of this
+    generation can run: before one is chosen, and once it was seen to have ended. One that `comes_back` is launched again when
+    it has ended; one that `awaits_room` is launched when another has ended.
     """
 
     name: str
@@ -54,11 +56,13 @@ class Server:
     chat_template: str = ""
     used_time: str = ""
     answered_count: int = 0
+    comes_back: bool = False
+    awaits_room: bool = False
 
     @property
     def takes_memory(self) -> bool:
-        """Whether something of it runs, or is about to. A failed one has ended, and needs a place to start again."""
-        return self.state in ("ACTIVE", "STOPPING") or (self.state == "STARTING" and self.port != 0)
+        """Whether something of it may run. A failed one gives its place back once it was seen to have ended."""
+        return self.port != 0
 
     @property
     def key(self) -> str:
@@ -76,7 +80,8 @@ class Server:
 
     def begin(self, port: int, api_key: str, now: datetime) -> "Server":
         """Return it with what its launch needs; written before the launch, so that a crash between them adopts it."""
-        return replace(self, port=port, api_key=api_key, since=now.isoformat())
+        message = "" if self.awaits_room else self.message  # why its last launch failed is told until this one is up
+        return replace(self, port=port, api_key=api_key, since=now.isoformat(), message=message, awaits_room=False)
 
     def activate(self, now: datetime) -> "Server":
         """Return it as one whose base is proven."""
@@ -101,27 +106,34 @@ class Server:
         return (now - datetime.fromisoformat(last_used)).total_seconds() if last_used else 0.0
 
     def wait(self, message: str) -> "Server":
-        """Return it as one that says what it waits for."""
-        return replace(self, message=message)
+        """Return it as one that waits for room, and says for whose."""
+        return replace(self, message=message, awaits_room=True)
 
     def retire(self, message: str, now: datetime) -> "Server":
         """Return it as one that ends, for good until it is asked for; itself where it has ended or ends already."""
-        if self.state in ("STOPPING", "STOPPED"):
+        if self.state == "STOPPED" or (self.state == "STOPPING" and not self.comes_back):
             return self
-        return replace(self, state="STOPPING", since=now.isoformat(), message=message)
+        return self._leave(message, now)
 
     def rest(self, now: datetime) -> "Server":
-        """Return it as one of which nothing runs; it keeps the reason."""
-        return replace(self, state="STOPPED", since=now.isoformat(), failures=0)
+        """Return it as one of which nothing runs: the next generation, where it comes back; otherwise it keeps the reason."""
+        if self.comes_back:
+            return self.restart(now)
+        return replace(self, state="STOPPED", since=now.isoformat(), failures=0, port=0)
+
+    def end(self) -> "Server":
+        """Return a failed one as one of which nothing runs any more."""
+        return replace(self, port=0)
 
     def fail(self, message: str, now: datetime) -> "Server":
         """Return it as one that has to be launched again."""
-        return replace(self, state="FAILED", since=now.isoformat(), failures=self.failures + 1, message=message)
+        left = {"failures": self.failures + 1, "message": message, "awaits_room": False}
+        return replace(self, state="FAILED", since=now.isoformat(), **left)  # type: ignore[arg-type]
 
     def restart(self, now: datetime) -> "Server":
         """Return the next generation, which has proven nothing yet."""
-        again = {"generation": self.generation + 1, "port": 0, "api_key": "", "misses": 0, "answered_count": 0, "used_time": ""}
-        return replace(self, state="STARTING", since=now.isoformat(), **again)  # type: ignore[arg-type]
+        blank = {"port": 0, "api_key": "", "misses": 0, "answered_count": 0, "used_time": "", "comes_back": False}
+        return replace(self, state="STARTING", generation=self.generation + 1, since=now.isoformat(), **blank)  # type: ignore[arg-type]
 
     def grow(self, rank: int, now: datetime) -> "Server":
         """Return it as one that takes adapters of a higher rank; itself where it takes them already."""
@@ -138,10 +150,16 @@ class Server:
         return changed._relaunch("It is launched again for its catalogue entry, which was changed.", now)
 
     def _relaunch(self, message: str, now: datetime) -> "Server":
-        """Return it as one to be launched again, where it was launched."""
+        """Return it as one to be launched again, where it was launched: at once, or when what it is asked is answered."""
         if self.state in ("STOPPING", "STOPPED") or not self.port:
             return self
+        if self.state == "ACTIVE":
+            return replace(self._leave(message, now), comes_back=True)
         return replace(self, state="FAILED", since=now.isoformat(), failures=0, message=message)
+
+    def _leave(self, message: str, now: datetime) -> "Server":
+        since = self.since if self.state == "STOPPING" else now.isoformat()
+        return replace(self, state="STOPPING", since=since, message=message, comes_back=False, awaits_room=False)
 
     @property
     def restart_time(self) -> datetime:
@@ -161,7 +179,10 @@ class Server:
 
 @dataclass(frozen=True)
 class Placement:
-    """One model on one server. `base_digest` is an adapter's; `generation` is the server's for which the state holds."""
+    """One model on one server. `base_digest` is an adapter's; `generation` is the server's for which the state holds.
+
+    `message` says why it is UNPROVABLE: the server is launched for too few tokens to be asked any of its golden chats.
+    """
 
     name: str
     server: str
@@ -172,10 +193,15 @@ class Placement:
     state: str = "LOADING"
     generation: int = 0
     refusals: int = 0
+    message: str = ""
 
     def load(self, generation: int) -> "Placement":
         """Return it as one that is to be loaded and proven on a generation."""
-        return replace(self, state="LOADING", generation=generation, refusals=0)
+        return replace(self, state="LOADING", generation=generation, refusals=0, message="")
+
+    def settle(self, state: str, message: str = "") -> "Placement":
+        """Return it as one whose generation has nothing more to do for it."""
+        return replace(self, state=state, message=message)
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""

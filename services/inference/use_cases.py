@@ -16,7 +16,7 @@ from services.inference.demand import retire
 from services.inference.endpoint import Endpoint
 from services.inference.inference import Inference
 from services.inference.model import Model
-from services.inference.records import MAX_TRIES, every
+from services.inference.records import MAX_TRIES, every, is_used
 from services.inference.servers import PLACEMENT_KIND, placement_name, server_name
 
 
@@ -87,8 +87,10 @@ async def delete_model(inference: Inference, name: str) -> None:
     with contextlib.suppress(NotFound):
         await inference.database.delete(await inference.database.get(PLACEMENT_KIND, placement_name(server, name)))
     await inference.database.delete(await inference.database.get(model.KIND, name))
-    if deleted.kind == "FULL" and not await _is_used(inference, deleted.digest):
+    if deleted.kind == "FULL" and not await is_used(inference.database, deleted.digest):
         await retire(inference, deleted.digest, f"{name} was deleted.")
+    if deleted.base:
+        await entries.forget_base(inference, deleted.base, f"{name} was deleted, the last that stood on it.")
     inference.routes.touch()
 
 
@@ -154,11 +156,3 @@ async def _base_of(inference: Inference, manifest: Manifest) -> Model:
             reason="BASE_NOT_FOUND",
             metadata={"base_digest": digest},
         ) from error
-
-
-async def _is_used(inference: Inference, digest: str) -> bool:
-    """Whether any model, or any base, is served by the whole weights of this digest."""
-    for record in await every(inference.database, model.KIND):
-        if Model.from_document(record.document).served_digest == digest:
-            return True
-    return False

@@ -35,7 +35,7 @@ class Peers(Protocol):
         """Raises: NotFound."""
 
     async def base(self, public_id: str) -> dict[str, Any]:
-        """Return manifest_key, digest, name, public_id and chat_template (often "") of a base. Raises: NotFound."""
+        """Return manifest_key, digest, name, public_id, chat_template (often "") and max_length of a base. Raises: NotFound."""
 
     async def register(self, project: str, manifest_key: str, suffix: str, step: int = 0) -> tuple[str, str]:
         """Register a result, or with a step a published checkpoint; return name and public id. Raises: InvalidInput."""
@@ -91,6 +91,7 @@ class GrpcPeers:
             "name": entry.model,
             "public_id": entry.name.rpartition("/")[2],
             "chat_template": entry.chat_template,
+            "max_length": entry.max_length,
         }
 
     async def register(self, project: str, manifest_key: str, suffix: str, step: int = 0) -> tuple[str, str]:

@@ -118,7 +118,7 @@ async def look(trainer: Trainer, model: str, look_count: int) -> tuple[dict[str,
     try:
         return await trainer.peers.prove(model), look_count
     except errors.Unavailable as error:
-        if error.reason == "UNREACHABLE":  # nobody looked
+        if error.reason in ("UNREACHABLE", "NO_ROOM"):  # nobody looked
             return None, look_count
         if look_count >= PROVE_LOOKS:
             raise errors.WrongState(

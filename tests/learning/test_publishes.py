@@ -17,7 +17,7 @@ from services.common.ports.manifest import Manifest, fetch_folder
 from services.inference.model import PROVENANCE_KEYS
 from services.trainer.provenance import source_digest
 from services.trainer.worker import model, publish
-from tests.learning.builders import Desk, Events, chat, desk, learner_of, recipe, uneven_chats
+from tests.learning.builders import Desk, Events, desk, learner_of, recipe, uneven_chats
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_golden_answers_are_those_of_transformers_in_fp32(base: Path, published:
     job, _, folder = published
     golden = json.loads((folder / "golden.json").read_text())
     assert golden["base_digest"] == job.spec.base["digest"]
-    assert len(golden["chats"]) == 9
+    assert len(golden["chats"]) == 9  # eight rows and one made of two
     tokenizer = AutoTokenizer.from_pretrained(base)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     adapted = PeftModel.from_pretrained(
@@ -89,23 +89,10 @@ def test_golden_answers_hold_a_chat_of_several_turns_and_start_with_validation_r
     published: tuple[Desk, Manifest, Path],
 ) -> None:
     golden = json.loads((published[2] / "golden.json").read_text())
-    assert [m["role"] for m in golden["chats"][-1]["messages"]] == ["user", "assistant", "user"]
+    roles = [[m["role"] for m in chat_["messages"]] for chat_ in golden["chats"]]
+    assert ["user", "assistant", "user"] in roles
     assert golden["chats"][0]["messages"] == uneven_chats(4)[0][:1]
     assert any(len(chat_["probes"]) == 2 for chat_ in golden["chats"])
-
-
-def test_one_row_is_enough_for_golden_answers(base: Path) -> None:
-    _, tokenizer = learner_of(base)
-    assert publish.choose_golden([chat("one", "two")], tokenizer) == [chat("one", "two")]
-
-
-def test_golden_answers_follow_on_no_call_and_name_no_weight(base: Path) -> None:
-    _, tokenizer = learner_of(base)
-    called = {"role": "assistant", "content": "two", "tool_calls": [{"function": {"name": "find", "arguments": "{}"}}]}
-    answer = {"role": "tool", "content": "five", "tool_call_id": "c1"}
-    weighed = [{**message, "weight": 0} for message in chat("one", "two")]
-    chosen = publish.choose_golden([[*chat("one"), called, answer, *chat("three", "four")], weighed], tokenizer)
-    assert chosen == [[*chat("one"), called], chat("one", "two")]
 
 
 def test_weights_that_are_not_finite_are_not_published(base: Path, tmp_path: Path) -> None:

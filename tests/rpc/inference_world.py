@@ -116,15 +116,31 @@ class World:
         return key
 
     def put_adapter(
-        self, base_references: float = -3.0, rank: int = 2, tensors: Any = None, dataset: str = DATASET, **changes: Any
+        self,
+        base_references: float = -3.0,
+        rank: int = 2,
+        tensors: Any = None,
+        lengths: Any = (3,) * 8,
+        dataset: str = DATASET,
+        **changes: Any,
     ) -> str:
-        """Put an adapter's folder into the store, as a job would, and return the key of its manifest."""
+        """Put an adapter's folder into the store, as a job would, and return the key of its manifest.
+
+        Units: `lengths` of golden prefixes in tokens.
+        """
         self.seed += 1
         folder = self.folder / f"adapter-{self.seed}"
         adapters.write(folder, tensors or adapters.tensors(rank), adapters.config(r=rank, seed=self.seed, **changes))
-        probe = {"prefix_token_ids": [1, 2, 3], "token_ids": [7], "adapter_logprobs": [-1.0], "base_logprobs": [base_references]}
-        chat = {"messages": [{"role": "user", "content": "hi"}], "prompt_token_ids": [1, 2, 3], "probes": [probe]}
-        (folder / "golden.json").write_text(json.dumps({"base_digest": self.base_digest, "chats": [chat] * 8}))
+        probe = {"token_ids": [7], "adapter_logprobs": [-1.0], "base_logprobs": [base_references]}
+        chats = [
+            {
+                "messages": [{"role": "user", "content": "hi"}],
+                "prompt_token_ids": [1, 2, 3],
+                "probes": [{**probe, "prefix_token_ids": [1] * length}],
+            }
+            for length in lengths
+        ]
+        (folder / "golden.json").write_text(json.dumps({"base_digest": self.base_digest, "chats": chats}))
         data = {"job": f"job-{self.seed}", "base": {"digest": self.base_digest}, "recipe": {"rank": rank}, "metrics": [1, 2]}
         data |= {"dataset": {"name": dataset, "digest": "d" * 64}} if dataset else {}
         key = f"jobs/job-{self.seed}/manifest.json"
@@ -171,6 +187,10 @@ class World:
         request = model_pb2.EnsureServedRequest(name=name)
         response: model_pb2.EnsureServedResponse = await self.models.EnsureServed(request, timeout_s=timeout_s)
         return response
+
+    async def prove(self, name: str, timeout_s: float = 20) -> model_pb2.Model:
+        proven: model_pb2.Model = await self.models.ProveModel(model_pb2.ProveModelRequest(name=name), timeout_s=timeout_s)
+        return proven
 
     async def routes(self) -> dict[str, model_pb2.Route]:
         async for response in self.models.WatchRoutes(model_pb2.WatchRoutesRequest(), timeout_s=20):

@@ -59,6 +59,7 @@ USES = {
     "models list": "",
     "models get": "base",
     "models serve": "base",
+    "models prove": "",
     "models download": "",
     "models create": "",
     "models update": "",
@@ -78,7 +79,7 @@ ELSEWHERE = {"up", "down", "demo", "chat", "completion"}
 # What the scripted programs do not do; tests of their own show them.
 UNSCRIPTED = {
     "datasets tokens", "evaluations cancel", "evaluations download",
-    "models create", "models delete", "models download", "models serve", "models update",
+    "models create", "models delete", "models download", "models prove", "models serve", "models update",
     "sweeps cancel", "sweeps create", "sweeps get", "sweeps list", "sweeps watch",
 }  # fmt: skip
 ONCE = {"files delete", "jobs resume", "keys delete"}  # a second time is refused

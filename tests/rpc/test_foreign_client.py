@@ -117,6 +117,7 @@ CALLS = (
     Asked("inference", "ModelService/ListModels", IN_PROJECT),
     Asked("inference", "ModelService/CreateModel", ({"parent": PARENT, "manifestKey": "jobs/none/manifest.json"},),
           code="not_found", reason="ARTIFACT_NOT_FOUND"),
+    Asked("inference", "ModelService/ProveModel", ({"name": f"{PARENT}/models/none"},), code="not_found", reason="NOT_FOUND"),
     Asked("inference", "ModelService/EnsureServed", ({"name": f"{PARENT}/models/none"},), code="not_found", reason="NOT_FOUND"),
     Asked("inference", "ModelService/DeleteModel", ({"name": f"{PARENT}/models/none"},), code="not_found", reason="NOT_FOUND"),
     Asked("inference", "EndpointService/CreateEndpoint", ({"parent": PARENT, "endpointId": "support", "endpoint": {}},),

@@ -197,7 +197,9 @@ async def test_full_weights_are_refused_with_every_mistake(world: World) -> None
 
 async def test_full_weights_are_promoted_against_their_base_and_then_kept(world: World) -> None:
     entry = await world.add_base()
-    full, stray = await world.add_adapter(world.put_full(entry.digest)), await world.add_adapter(world.put_full(a__json=b"1"))
+    own = {"chats": [{**GOLDEN["chats"][0], "probes": [PROBE]}]}
+    full = await world.add_adapter(world.put_full(entry.digest, own))
+    stray = await world.add_adapter(world.put_full(a__json=b"1"))
     await world.add_endpoint()
     await world.evaluate(stray, entry.model)
     with pytest.raises(errors.WrongState) as refused:
@@ -210,6 +212,18 @@ async def test_full_weights_are_promoted_against_their_base_and_then_kept(world:
     await world.models.DeleteModel(model_pb2.DeleteModelRequest(name=stray.name))
     with pytest.raises(errors.NotFound):
         await world.get(stray.name)
+
+
+async def test_full_weights_without_log_probabilities_are_called_and_not_promoted(world: World) -> None:
+    entry = await world.add_base()
+    full = await world.add_adapter(world.put_full(entry.digest, GOLDEN))
+    await world.add_endpoint()
+    await world.evaluate(full, entry.model)
+    with pytest.raises(errors.WrongState) as refused:
+        await world.promote(full.name)
+    assert refused.value.reason == "MODEL_INDISTINGUISHABLE"
+    assert (await world.ensure(full.name)).replicas
+    assert not (await world.get(full.name)).is_distinguishable
 
 
 async def test_full_weights_that_are_a_base_file_by_file_are_no_model_of_their_own(world: World) -> None:

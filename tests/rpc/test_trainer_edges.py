@@ -69,11 +69,14 @@ async def test_being_told_to_leave_for_ever_fails_a_job_that_gets_nowhere_and_no
     assert ("20 times in a row" in (await world.get(job.name)).error.message) is not saves
 
 
-async def test_a_machine_that_was_off_for_a_night_does_not_lose_a_finished_training(world: World) -> None:
+@pytest.mark.parametrize("reason", ["UNREACHABLE", "NO_ROOM"])
+async def test_a_night_without_inference_or_without_a_place_for_a_server_does_not_lose_a_finished_training(
+    world: World, reason: str
+) -> None:
     job = await world.create()
     await world.move(job.name, "RUNNING")
     world.commit_result(job.name)
-    world.peers.proof_errors = [errors.Unavailable("nobody there", reason="UNREACHABLE")] * (PROVE_LOOKS + 5)
+    world.peers.proof_errors = [errors.Unavailable("nobody there", reason=reason)] * (PROVE_LOOKS + 5)
     await world.move(job.name, "PROVING")
     for _ in range(PROVE_LOOKS + 5):
         assert await world.state(job.name) == "PROVING"

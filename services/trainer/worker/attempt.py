@@ -20,6 +20,7 @@ from services.trainer.provenance import code, version_of
 from services.trainer.worker import batches, loop, model, publish
 from services.trainer.worker.batches import Chat, Messages
 from services.trainer.worker.checkpoint import Progress
+from services.trainer.worker.golden import GOLDEN_TOKENS, choose_golden
 from services.trainer.worker.loop import Report, Rows, Shelf, Stopped
 from services.trainer.worker.model import Learner
 from services.trainer.worker.spec import Spec
@@ -133,7 +134,7 @@ def _publish(
             [folder, *folders.values()],
             loaded.base_folder,
             spec.base["digest"],
-            loaded.chats,
+            choose_golden(loaded.chats, loaded.tokenizer, _golden_tokens(spec)),
             loaded.tokenizer,
             loaded.learner.device,
         )
@@ -155,6 +156,11 @@ def _publish(
     is_first = store.commit(spec.manifest_key, Manifest(manifest.kind, manifest.files, data).to_json())
     text = f"The adapter of step {progress.best_step} is published." if is_first else "Another attempt has published already."
     report("PUBLISHED", text, {"manifest_key": spec.manifest_key, "digest": manifest.digest, **phases})
+
+
+def _golden_tokens(spec: Spec) -> int:
+    """How long a golden chat may be: the server that will be asked for one more token has to take it."""
+    return min(GOLDEN_TOKENS, int(spec.base.get("max_length", GOLDEN_TOKENS + 1)) - 1)
 
 
 def _publish_checkpoint(

@@ -4,7 +4,6 @@ Golden answers are log-probabilities that transformers computes in fp32 from the
 adapter and without. A server proves by them that it serves this adapter, on this base, with this chat template.
 """
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,6 @@ from services.trainer.worker import batches
 from services.trainer.worker.batches import Messages
 from services.trainer.worker.model import Learner, load_base
 
-GOLDEN_CHATS = 8  # of one row each; one of two rows comes on top
-GOLDEN_TOKENS = 1024  # a chat that is longer proves no more and takes a server longer
 TOP_TOKENS = 7  # of the adapter, and of the base; with the reference token at most 15 of the 16 that a server takes
 
 
@@ -50,32 +47,15 @@ def write_adapter(learner: Learner, folder: Path, base_public_id: str) -> None:
 
 
 def write_golden(
-    folders: Sequence[Path], base_folder: Path, base_digest: str, chats: Sequence[Messages], tokenizer: Any, device: torch.device
+    folders: Sequence[Path], base_folder: Path, base_digest: str, chosen: Sequence[Messages], tokenizer: Any, device: torch.device
 ) -> None:
-    """Compute golden answers from published folders and add them to each as golden.json."""
-    chosen = choose_golden(chats, tokenizer)
+    """Compute golden answers for chosen chats from published folders and add them to each as golden.json."""
     base = load_base(base_folder, device, torch.float32)
     for folder in folders:
         model = PeftModel.from_pretrained(base, folder).eval()
         golden = [_golden_chat(messages, model, tokenizer) for messages in chosen]
         (folder / "golden.json").write_text(json.dumps({"base_digest": base_digest, "chats": golden}, indent=1))
         base = model.unload()
-
-
-def choose_golden(chats: Sequence[Messages], tokenizer: Any) -> list[Messages]:
-    """Return the first chats that are not too long, and one made by joining two of them."""
-    answered = [
-        [_unweighted(message) for message in messages[: _last_answer(messages) + 1]] for messages in chats[: 4 * GOLDEN_CHATS]
-    ]
-    short = [messages for messages in answered if len(batches.render(messages, tokenizer)) <= GOLDEN_TOKENS]
-    chosen = short[:GOLDEN_CHATS] or answered[:1]
-    for first, second in itertools.pairwise(chosen):
-        if "tool_calls" in first[-1]:
-            continue  # what follows on a call has to be its result
-        joined = [*first, *(message for message in second if message["role"] != "system")]
-        if len(batches.render(joined, tokenizer)) <= GOLDEN_TOKENS:
-            return [*chosen, joined]
-    return chosen
 
 
 def _golden_chat(messages: Messages, model: PeftModel, tokenizer: Any) -> dict[str, Any]:
@@ -104,13 +84,3 @@ def _probe(ids: list[int], start: int, adapted: Tensor, plain: Tensor) -> dict[s
         "adapter_logprobs": adapted[token_ids].tolist(),
         "base_logprobs": plain[token_ids].tolist(),
     }
-
-
-def _unweighted(message: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in message.items() if key != "weight"}
-
-
-def _last_answer(messages: Messages) -> int:
-    """Return where the last answer is that follows on no call of a tool: a server is asked for golden answers without tools."""
-    end = next((at + 1 for at, message in enumerate(messages) if "tool_calls" in message), len(messages))
-    return max(at for at, message in enumerate(messages[:end]) if message["role"] == "assistant")

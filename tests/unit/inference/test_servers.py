@@ -47,7 +47,19 @@ def test_a_restart_is_another_generation_with_another_key_and_without_port_or_se
 @pytest.mark.parametrize(("rank", "expected"), [(17, 32), (32, 32), (33, 64), (200, 256)])
 def test_a_server_grows_to_the_next_rank_that_its_engine_can_be_started_for(rank: int, expected: int) -> None:
     grown = server().begin(1234, "secret", NOW).activate(NOW).grow(rank, NOW)
-    assert (grown.max_rank, grown.state, grown.restart_time) == (expected, "FAILED", NOW)
+    assert (grown.max_rank, grown.state, grown.comes_back) == (expected, "STOPPING", True)
+    again = grown.rest(NOW)
+    assert (again.state, again.generation, again.port, again.comes_back) == ("STARTING", 2, 0, False)
+
+
+def test_a_server_that_answers_nobody_yet_is_launched_again_at_once() -> None:
+    grown = server().begin(1234, "secret", NOW).grow(32, NOW)
+    assert (grown.max_rank, grown.state, grown.restart_time) == (32, "FAILED", NOW)
+
+
+def test_a_server_that_was_to_come_back_ends_for_good_when_it_is_retired_meanwhile() -> None:
+    retired = server().begin(1234, "secret", NOW).activate(NOW).grow(32, NOW).retire("its base was deleted", NOW)
+    assert (retired.state, retired.rest(NOW).state) == ("STOPPING", "STOPPED")
 
 
 def test_a_server_does_not_grow_for_a_rank_that_it_takes() -> None:
@@ -64,7 +76,7 @@ def test_a_server_that_runs_is_launched_again_when_its_template_or_length_change
     running = server().begin(1234, "secret", NOW).activate(NOW)
     assert running.fit(2048, "", NOW) == running
     changed = running.fit(2048, "{{ messages }}", NOW)
-    assert (changed.state, changed.failures, changed.restart_time) == ("FAILED", 0, NOW)
+    assert (changed.state, changed.comes_back) == ("STOPPING", True)
 
 
 def test_a_server_is_idle_since_it_was_last_seen_to_answer() -> None:
@@ -78,8 +90,9 @@ def test_a_server_is_idle_since_it_was_last_seen_to_answer() -> None:
 def test_what_runs_or_is_about_to_takes_memory_and_what_has_ended_or_waits_does_not() -> None:
     launched = server().begin(1234, "secret", NOW)
     stopping = launched.retire("room", NOW)
-    assert all(one.takes_memory for one in (launched, launched.activate(NOW), stopping))
-    assert not any(one.takes_memory for one in (server(), launched.fail("it crashed", NOW), stopping.rest(NOW)))
+    hung = launched.fail("it did not answer", NOW)
+    assert all(one.takes_memory for one in (launched, launched.activate(NOW), stopping, hung))
+    assert not any(one.takes_memory for one in (server(), hung.end(), stopping.rest(NOW)))
     assert stopping.rest(NOW).restart(NOW).generation == 2
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Model(_message.Message):
-    __slots__ = ("name", "kind", "state", "digest", "public_id", "base", "manifest_key", "size_bytes", "provenance", "quarantine_reason", "proof", "create_time", "serving", "serving_message", "chat_template")
+    __slots__ = ("name", "kind", "state", "digest", "public_id", "base", "manifest_key", "size_bytes", "provenance", "quarantine_reason", "proof", "create_time", "serving", "serving_message", "chat_template", "is_distinguishable")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Model.Kind]
@@ -62,6 +62,7 @@ class Model(_message.Message):
     SERVING_FIELD_NUMBER: _ClassVar[int]
     SERVING_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    IS_DISTINGUISHABLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: Model.Kind
     state: Model.State
@@ -77,7 +78,8 @@ class Model(_message.Message):
     serving: Model.Serving
     serving_message: str
     chat_template: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Model.Kind, str]] = ..., state: _Optional[_Union[Model.State, str]] = ..., digest: _Optional[str] = ..., public_id: _Optional[str] = ..., base: _Optional[str] = ..., manifest_key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., provenance: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., quarantine_reason: _Optional[str] = ..., proof: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[_Union[Model.Serving, str]] = ..., serving_message: _Optional[str] = ..., chat_template: _Optional[str] = ...) -> None: ...
+    is_distinguishable: bool
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Model.Kind, str]] = ..., state: _Optional[_Union[Model.State, str]] = ..., digest: _Optional[str] = ..., public_id: _Optional[str] = ..., base: _Optional[str] = ..., manifest_key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., provenance: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., quarantine_reason: _Optional[str] = ..., proof: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[_Union[Model.Serving, str]] = ..., serving_message: _Optional[str] = ..., chat_template: _Optional[str] = ..., is_distinguishable: _Optional[bool] = ...) -> None: ...
 
 class CreateModelRequest(_message.Message):
     __slots__ = ("parent", "manifest_key", "suffix", "step", "max_length")
@@ -126,6 +128,12 @@ class DeleteModelRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class EnsureServedRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ProveModelRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str

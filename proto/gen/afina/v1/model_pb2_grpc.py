@@ -61,6 +61,11 @@ class ModelServiceStub:
                 request_serializer=afina_dot_v1_dot_model__pb2.EnsureServedRequest.SerializeToString,
                 response_deserializer=afina_dot_v1_dot_model__pb2.EnsureServedResponse.FromString,
                 _registered_method=True)
+        self.ProveModel = channel.unary_unary(
+                '/afina.v1.ModelService/ProveModel',
+                request_serializer=afina_dot_v1_dot_model__pb2.ProveModelRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_model__pb2.Model.FromString,
+                _registered_method=True)
         self.WatchRoutes = channel.unary_stream(
                 '/afina.v1.ModelService/WatchRoutes',
                 request_serializer=afina_dot_v1_dot_model__pb2.WatchRoutesRequest.SerializeToString,
@@ -113,7 +118,18 @@ class ModelServiceServicer:
 
     def EnsureServed(self, request, context):
         """Sees to it that a model is loaded and proven somewhere, and waits for that until the deadline.
-        Errors: NOT_FOUND, UNAVAILABLE (not yet; ask again), FAILED_PRECONDITION (the proof failed: the model is quarantined).
+        Errors: NOT_FOUND, UNAVAILABLE (not yet; ask again. reason NO_ROOM: it waits for another server to end),
+        FAILED_PRECONDITION (the proof failed: the model is quarantined; reason MAX_LENGTH_TOO_SHORT: its server takes too few tokens).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveModel(self, request, context):
+        """Proves an adapter or full weights anew on a server and waits for that until the deadline: the way out of quarantine, once
+        what caused it is mended. One that is proven keeps its requests meanwhile; one that fails is quarantined (again).
+        Errors: INVALID_ARGUMENT (a base), NOT_FOUND, UNAVAILABLE (not yet; ask again), FAILED_PRECONDITION (the proof failed, or
+        its server takes too few tokens to prove it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +185,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.EnsureServed,
                     request_deserializer=afina_dot_v1_dot_model__pb2.EnsureServedRequest.FromString,
                     response_serializer=afina_dot_v1_dot_model__pb2.EnsureServedResponse.SerializeToString,
+            ),
+            'ProveModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveModel,
+                    request_deserializer=afina_dot_v1_dot_model__pb2.ProveModelRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_model__pb2.Model.SerializeToString,
             ),
             'WatchRoutes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRoutes,
@@ -322,6 +343,33 @@ class ModelService:
             '/afina.v1.ModelService/EnsureServed',
             afina_dot_v1_dot_model__pb2.EnsureServedRequest.SerializeToString,
             afina_dot_v1_dot_model__pb2.EnsureServedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.ModelService/ProveModel',
+            afina_dot_v1_dot_model__pb2.ProveModelRequest.SerializeToString,
+            afina_dot_v1_dot_model__pb2.Model.FromString,
             options,
             channel_credentials,
             insecure,
