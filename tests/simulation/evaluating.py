@@ -184,7 +184,8 @@ class Evaluating(World[Evaluator]):
                     self.chaos.object(f"{current.id} is {current.state} and has a worker")
 
     async def is_at_rest(self) -> bool:
-        return all(current.has_ended for current in await self._evaluations()) and not self.launcher.alive()
+        is_idle = await self.database.next_due(KIND) is None and not self.launcher.alive()
+        return is_idle and all(current.has_ended for current in await self._evaluations())
 
     async def states(self) -> Mapping[str, str]:
         self.counts["workers launched"] = sum(self.launcher.launch_counts.values())

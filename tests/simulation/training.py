@@ -263,7 +263,8 @@ class Training(World[Trainer]):
     async def is_at_rest(self) -> bool:
         jobs, going = await self._jobs(), await self._sweeps()
         rests = all(job.has_ended or job.state == "PAUSED" for job in jobs) and all(sweep.has_ended for sweep in going)
-        return rests and not self.launcher.alive()
+        is_idle = not self.launcher.alive() and await self.database.next_due(KIND) is None
+        return rests and is_idle
 
     async def states(self) -> Mapping[str, str]:
         self.counts["workers launched"] = sum(self.launcher.launch_counts.values())

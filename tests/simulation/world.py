@@ -58,7 +58,6 @@ class World(Generic[S]):
         self.database: Database = MemoryDatabase(loop.clock) if seed % SQL_EVERY else SqlDatabase("sqlite://", loop.clock)
         self.counts: Counter[str] = Counter()
         self._programs: dict[int, tuple[Program, S]] = {}
-        self._tainted: set[tuple[str, int, int]] = set()
         self._confirmed: set[tuple[str, int, int]] = set()
 
     # What a kind of world adds.
@@ -254,23 +253,17 @@ class World(Generic[S]):
             if not await is_over(name, attempt):
                 self.chaos.object(f"attempt {attempt} of {name} is refused: {error.message}")
             raise
-        except (errors.Unavailable, errors.Conflict):
-            self._tainted |= numbers
-            raise
         if was_over:
             self.chaos.object(f"attempt {attempt} of {name} is over and may still report")
         self._confirmed |= numbers
         return asked
 
     async def wrong_with_events_of(self, kind: str, name: str, type: str) -> list[str]:
-        """Return what is wrong with a history: doubled or lost reports, or gaps in its numbers.
-
-        A report that was answered at once is there. Of one that was not, a service may have died between the two writes.
-        """
+        """Return what is wrong with a history: reports that were answered and are not there once, or gaps in its numbers."""
         events = await self.database.events(kind, name, limit=10_000)
         told = Counter((name, event.data["attempt"], event.data["number"]) for event in events if event.type == type)
         wrong = [f"{name} was told {one[1:]} {times} times" for one, times in told.items() if times > 1]
-        due = {one for one in self._confirmed - self._tainted if one[0] == name}
+        due = {one for one in self._confirmed if one[0] == name}
         wrong += [f"{name} was told {one[1:]} and has forgotten it" for one in sorted(due - told.keys())]
         if [event.sequence for event in events] != list(range(1, len(events) + 1)):
             wrong.append(f"{name} has gaps in its events")
