@@ -83,15 +83,22 @@ class MemoryDatabase(Database):
         return self._row(kind, name).record()
 
     async def update(
-        self, record: Record, document: Document, *, due_time: datetime | None = None, events: Sequence[NewEvent] = ()
+        self,
+        record: Record,
+        document: Document,
+        *,
+        due_time: datetime | None = None,
+        events: Sequence[NewEvent] = (),
+        of: tuple[str, str] | None = None,
     ) -> Record:
+        told = self._row(*(of or (record.kind, record.name)))
         row, now = self._row(record.kind, record.name), self._clock()
         is_leased = record.lease_token is None or (row.lease_token == record.lease_token and not row.is_free(now))
         if row.version != record.version or not is_leased:
             raise Conflict(f"{record.name} was changed by somebody else.", metadata={"name": record.name})
         row.version, row.document, row.update_time, row.due_time = row.version + 1, orjson.dumps(document), now, due_time
         row.lease_token = row.lease_end = None
-        self._append(row, events)
+        self._append(told, events)
         self._wake(row)
         return row.record()
 

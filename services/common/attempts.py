@@ -18,8 +18,8 @@ each try has a token of its own, whose hash is in the record before the workload
 first, its worker may report. The record is written over the version that was read before the launcher was asked, so a
 worker that has reported in between is never taken for one that was not there.
 
-A report names the number of its first event, as the worker counts, so one that is sent again after a lost answer is
-recorded once. An attempt reports until its resource has a later one, or has ended.
+A report names the number of its first event, as the worker counts, and the count is written with the events, all or
+nothing: one that is sent again after a lost answer is recorded once. An attempt reports until its resource has a later one, or has ended.
 
 When changing this: ask of every line what another replica sees that comes in between, and what happens when this one
 stays there for an hour; then run `python -m tests.simulation`, whose schedules do just that.
@@ -198,11 +198,11 @@ async def require(database: Database, resource: str, number: int, token: str) ->
 async def record_events(
     database: Database, attempt: Record, kind: str, resource: str, first_number: int, events: Sequence[NewEvent]
 ) -> None:
-    """Append what an attempt reports to its resource's history, each event once. Events may be lost, never doubled."""
+    """Append what an attempt reports to its resource's history, each event once. Raises: Conflict (it is reported twice now)."""
     fresh = events[max(0, int(attempt.document["next_number"]) - first_number) :]
     if fresh:
-        await database.update(attempt, {**attempt.document, "next_number": first_number + len(events)})
-        await database.append(kind, resource, fresh)
+        counted = {**attempt.document, "next_number": first_number + len(events)}
+        await database.update(attempt, counted, events=fresh, of=(kind, resource))
 
 
 async def told_by(store: ObjectStore, error_key: str) -> Document | None:

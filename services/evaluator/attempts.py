@@ -33,6 +33,7 @@ from services.evaluator.suite import Suite
 from services.evaluator.use_cases import Evaluator
 
 LOOK_AGAIN_S = 0.5
+CLEAN_AGAIN_S = 5.0
 
 _logger = logging.getLogger("afina.evaluator")
 
@@ -48,6 +49,8 @@ async def reconcile_evaluation(evaluator: Evaluator, record: Record) -> Change:
 
 
 async def _look(evaluator: Evaluator, current: Evaluation) -> Change:
+    if current.has_ended:  # a key could not be revoked yet
+        return Change(current.to_document(), None if await _clean(evaluator, current) else CLEAN_AGAIN_S)
     if current.state == "CANCELLING":
         return await _cancel(evaluator, current)
     result = await _result(evaluator, current)
@@ -184,13 +187,16 @@ async def _cancel(evaluator: Evaluator, current: Evaluation) -> Change:
 
 
 async def _end(evaluator: Evaluator, ended: Evaluation, message: str, level: str) -> Change:
-    """End, revoke the keys of all attempts, and remove what they kept of their answers. Idempotent.
+    """End and clean up; what can't be cleaned up now is looked at again, though the evaluation has ended."""
+    is_clean = await _clean(evaluator, ended)
+    return Change(ended.to_document(), None if is_clean else CLEAN_AGAIN_S, [_state_event(ended, message, level)])
 
-    A key that can't be revoked now ends by itself within days; answers don't, so without a store the end waits.
-    """
-    await _revoke_all(evaluator, ended)
+
+async def _clean(evaluator: Evaluator, ended: Evaluation) -> bool:
+    """Revoke the keys of all attempts, and remove what they kept of their answers. Idempotent. Returns: whether all is gone."""
+    are_revoked = await _revoke_all(evaluator, ended)
     await asyncio.to_thread(_forget_answers, evaluator, ended)
-    return Change(ended.to_document(), None, [_state_event(ended, message, level)])
+    return are_revoked
 
 
 def _forget_answers(evaluator: Evaluator, ended: Evaluation) -> None:
@@ -198,21 +204,23 @@ def _forget_answers(evaluator: Evaluator, ended: Evaluation) -> None:
         evaluator.store.delete(key)
 
 
-async def _revoke_all(evaluator: Evaluator, current: Evaluation) -> None:
-    for record in await attempts.recorded(evaluator.database, current.name):
-        await _revoke_tries(evaluator, record)
+async def _revoke_all(evaluator: Evaluator, current: Evaluation) -> bool:
+    """Returns: whether no key of any attempt is left."""
+    records = await attempts.recorded(evaluator.database, current.name)
+    return all([await _revoke_tries(evaluator, record) for record in records])
 
 
-async def _revoke_tries(evaluator: Evaluator, record: Record) -> None:
-    for one in attempts.tries_of(record):
-        await _revoke(evaluator, one["api_key"])
+async def _revoke_tries(evaluator: Evaluator, record: Record) -> bool:
+    return all([await _revoke(evaluator, one["api_key"]) for one in attempts.tries_of(record)])
 
 
-async def _revoke(evaluator: Evaluator, key: str) -> None:
+async def _revoke(evaluator: Evaluator, key: str) -> bool:
     try:
         await evaluator.peers.delete_key(key)
     except errors.Unavailable as error:
-        telemetry.log(_logger, logging.WARNING, "a key was not revoked; it expires", key=key, error=error.message)
+        telemetry.log(_logger, logging.WARNING, "a key is not revoked yet", key=key, error=error.message)
+        return False
+    return True
 
 
 def _state_event(current: Evaluation, message: str, level: str = "INFO") -> NewEvent:

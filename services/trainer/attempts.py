@@ -205,7 +205,12 @@ async def _raise_refusal(trainer: Trainer, job: Job, seen: Observation) -> None:
 
 
 async def _pause(trainer: Trainer, job: Job) -> Change:
-    """Wait until the worker, which learns of it when it reports, has left; one that has not begun is stopped at once."""
+    """Wait until the worker, which learns of it when it reports, has left; one that has not begun is stopped at once.
+
+    So is one that was launched and is noted nowhere, since the program that launched it died.
+    """
+    if not await attempts.stop_all(trainer, job.name, since=job.attempt + 1):
+        return Change(job.to_document(), LOOK_AGAIN_S)
     if job.attempt and not job.is_attempt_over:
         key = job.workload_key(job.attempt)
         seen = await trainer.launcher.observe(key)

@@ -192,6 +192,21 @@ async def test_events_are_numbered_without_gaps_when_many_append_at_once(databas
     assert [e.sequence for e in await database.events("job", "a", after=49)] == [50, 51]
 
 
+async def test_a_write_appends_to_another_history_with_the_document_or_not_at_all(database: Database) -> None:
+    await database.create("job", "a", {}, events=[NewEvent("CREATED", "m")])
+    old = await database.create("attempt", "a/1", {"n": 0})
+    await database.update(old, {"n": 1}, events=[NewEvent("STEP", "1")], of=("job", "a"))
+    assert [event.type for event in await database.events("job", "a")] == ["CREATED", "STEP"]
+    assert await database.events("attempt", "a/1") == []
+    with pytest.raises(Conflict):
+        await database.update(old, {"n": 2}, events=[NewEvent("STEP", "2")], of=("job", "a"))
+    with pytest.raises(NotFound):
+        newest = await database.get("attempt", "a/1")
+        await database.update(newest, {"n": 2}, events=[NewEvent("STEP", "2")], of=("job", "gone"))
+    assert (await database.get("attempt", "a/1")).document == {"n": 1}
+    assert len(await database.events("job", "a")) == 2
+
+
 async def test_the_newest_event_of_a_type_is_found(database: Database) -> None:
     await database.create(
         "job", "a", {}, events=[NewEvent("STEP", "1", data={"n": 1}), NewEvent("STEP", "2", data={"n": 2}), NewEvent("X", "x")]

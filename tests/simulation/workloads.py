@@ -1,72 +1,90 @@
-"""A launcher whose workers train in virtual time: a chain of digests for weights, checkpoints and a manifest as real ones.
+"""A launcher whose workers live in virtual time, and what all workers have in common.
 
-A worker here does with the store and the trainer what `services/trainer/worker` does, in the same order, and nothing
-with numbers: the weights of step n are the digest of those of step n-1, so a step that was left out, repeated or taken
-from somebody else shows in the result.
+A worker here does with the store and its service what the real one does, in the same order, and nothing with numbers. It
+may crash between any two calls, hang for ever, or be taken away by its node, with a word of warning or without.
 """
 
 import asyncio
 import contextlib
-import hashlib
-import io
-import json
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.errors import ArtifactNotFound, Unauthenticated, Unavailable
+from services.common.attempts import EXITS_STOPPED
+from services.common.errors import Conflict, Unauthenticated, Unavailable
 from services.common.ports.database import NewEvent
 from services.common.ports.launcher import Launcher, LaunchManifest, Observation, Workload, WorkloadState
-from services.common.ports.manifest import Manifest, ManifestFile
-from services.common.ports.object_store import Artifact, ObjectStore
+from services.common.ports.object_store import ObjectStore
 from tests.simulation.chaos import Chaos
 
-STEPS = 20
-STEP_S = 0.5
-CHECKPOINT_STEPS = 5
 GRACE_S = 10.0
-Report = Callable[[str, int, str, int, list[NewEvent]], Awaitable[bool]]
+WAITING = Observation(WorkloadState.PENDING, position=1, message="It waits.")
+Report = Callable[[str, int, str, int, Sequence[NewEvent]], Awaitable[bool]]
 
 
-def weights_after(steps: int) -> str:
-    """Return what straight training gives."""
-    weights = "initial"
-    for step in range(steps):
-        weights = hashlib.sha256(f"{weights}/{step}".encode()).hexdigest()
-    return weights
+@dataclass
+class Run:
+    """One workload that was launched, and how it stands."""
+
+    key: str
+    module: str
+    environment: dict[str, str]
+    seen: Observation = WAITING
+    termination: asyncio.Event = field(default_factory=asyncio.Event)
+    task: "asyncio.Task[None] | None" = None
+
+    @property
+    def owner(self) -> str:
+        """The id of the resource that it works for."""
+        return self.key.rpartition("-")[0]
+
+    @property
+    def number(self) -> int:
+        """Which attempt it is."""
+        return int(self.key.rpartition("-")[2])
+
+
+Work = Callable[[Run], Awaitable[int]]
 
 
 class SimulatedLauncher(Launcher):
-    """Runs so many workers at a time; the others wait. It outlives every program, as a cluster does."""
+    """Runs so many jobs at a time; the others wait. It outlives every program, as a cluster does.
 
-    def __init__(self, chaos: Chaos, store: ObjectStore, report: Report, places: int = 2) -> None:
-        self._chaos, self._store, self._report = chaos, store, report
+    It watches over what nobody may ever do: launch a number twice or leave one out, or run two workers for one resource.
+    """
+
+    def __init__(self, chaos: Chaos, works: dict[str, Work], places: int = 2) -> None:
+        self._chaos, self._works = chaos, works
         self._places = asyncio.Semaphore(places)
-        self.observations: dict[str, Observation] = {}
-        self.launches: list[tuple[float, str]] = []
-        self.crash_counts: dict[str, int] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._terminations: dict[str, asyncio.Event] = {}
+        self.runs: dict[str, Run] = {}
+        self.launch_counts: Counter[str] = Counter()
+        self.crash_counts: Counter[str] = Counter()
+        self.stop_counts: Counter[str] = Counter()
 
     def plan(self, workload: Workload) -> LaunchManifest:
-        return {"key": workload.key, "kind": workload.kind, "environment": dict(workload.environment)}
+        environment, module = dict(workload.environment), workload.command[2]
+        return {"key": workload.key, "kind": workload.kind, "module": module, "environment": environment}
 
     async def launch(self, manifest: LaunchManifest) -> None:
         key = manifest["key"]
-        if key in self.observations:
+        if key in self.runs:
             return
-        self.launches.append((asyncio.get_running_loop().time(), key))
-        self.observations[key] = Observation(WorkloadState.PENDING, position=1, message="It waits.")
-        self._terminations[key] = asyncio.Event()
-        run = self._run_errand if manifest["kind"] == "errand" else self._run
-        self._tasks[key] = asyncio.create_task(run(key, manifest["environment"]))
+        run = self.runs[key] = Run(key, manifest["module"], manifest["environment"])
+        self.launch_counts[run.owner] += 1
+        if run.number != self.launch_counts[run.owner]:
+            self._chaos.object(f"{key} is launch {self.launch_counts[run.owner]}")
+        places = contextlib.nullcontext() if manifest["kind"] == "errand" else self._places
+        run.task = asyncio.create_task(self._live(run, places))
 
     async def observe(self, key: str) -> Observation:
-        return self.observations.get(key, Observation(WorkloadState.GONE))
+        return self.runs[key].seen if key in self.runs else Observation(WorkloadState.GONE)
 
     async def stop(self, key: str) -> None:
-        if key in self._terminations and not self.observations[key].has_ended:
+        run = self.runs.get(key)
+        if run is not None and not run.seen.has_ended and not run.termination.is_set():
             self._chaos.note(f"{key} is told to leave")
-            self._terminations[key].set()
+            run.termination.set()
             asyncio.get_running_loop().call_later(GRACE_S, self.kill, key)
 
     async def logs(self, key: str, after: int = 0) -> tuple[bytes, int]:
@@ -74,143 +92,115 @@ class SimulatedLauncher(Launcher):
 
     def kill(self, key: str) -> None:
         """End a workload between two instructions."""
-        if not self.observations[key].has_ended:
-            self._tasks[key].cancel()
+        run = self.runs[key]
+        if not run.seen.has_ended and run.task is not None:
+            run.task.cancel()
 
     def alive(self) -> list[str]:
         """Return the workloads that run or wait."""
-        return [key for key, seen in self.observations.items() if not seen.has_ended]
+        return [key for key, run in self.runs.items() if not run.seen.has_ended]
 
-    async def _run(self, key: str, environment: dict[str, str]) -> None:
+    def running(self) -> list[Run]:
+        """Return the workloads that run."""
+        return [run for run in self.runs.values() if run.seen.state == WorkloadState.RUNNING]
+
+    def is_newest(self, run: Run) -> bool:
+        """Whether nothing was launched after it for its resource."""
+        return run.number == self.launch_counts[run.owner]
+
+    async def _live(self, run: Run, places: Any) -> None:
         exit_code = 137
         try:
-            async with self._places:
-                if self._terminations[key].is_set():
+            async with places:
+                if run.termination.is_set():
                     exit_code = 143
                     return
-                self.observations[key] = Observation(WorkloadState.RUNNING)
-                self._chaos.note(f"{key} runs")
-                exit_code = await Worker(self._chaos, self._store, self._report, environment, self._terminations[key]).work()
+                if others := [other.key for other in self.running() if other.owner == run.owner]:
+                    self._chaos.object(f"{run.key} runs beside {others}")
+                run.seen = Observation(WorkloadState.RUNNING)
+                self._chaos.note(f"{run.key} runs")
+                exit_code = await self._works[run.module](run)
         except asyncio.CancelledError:
             pass  # killed
         finally:
-            self._end(key, exit_code)
+            self._end(run, exit_code)
 
-    async def _run_errand(self, key: str, environment: dict[str, str]) -> None:
-        """Count tokens: a few seconds, beside the jobs; then the result is committed, or it has crashed."""
-        exit_code = 137
-        try:
-            self.observations[key] = Observation(WorkloadState.RUNNING)
-            await asyncio.sleep(self._chaos.dice.uniform(0.5, 5))
-            if not self._chaos.happens(self._chaos.odds.death * 5):
-                spec = json.loads(self._store.read(environment["AFINA_SPEC"]))
-                counted = {"train": {"lengths": [20] * 800, "trained_token_count": 4000}}
-                self._store.commit(spec["result_key"], json.dumps(counted).encode())
-                exit_code = 0
-        except asyncio.CancelledError:
-            pass
-        finally:
-            self._end(key, exit_code)
-
-    def _end(self, key: str, exit_code: int) -> None:
-        if exit_code not in (0, 75, 143):
-            owner = key.rpartition("-")[0]
-            self.crash_counts[owner] = self.crash_counts.get(owner, 0) + 1
+    def _end(self, run: Run, exit_code: int) -> None:
+        if exit_code in EXITS_STOPPED:
+            self.stop_counts[run.owner] += 1
+        elif exit_code:
+            self.crash_counts[run.owner] += 1
         state = WorkloadState.SUCCEEDED if exit_code == 0 else WorkloadState.FAILED
-        self.observations[key] = Observation(state, exit_code, f"It ended with {exit_code}.")
-        self._chaos.note(f"{key} ends with {exit_code}")
+        run.seen = Observation(state, exit_code, f"It ended with {exit_code}.")
+        self._chaos.note(f"{run.key} ends with {exit_code}")
 
 
-class _Crashed(Exception):
+class Crashed(Exception):
     """The worker died by itself."""
 
 
 class Worker:
-    """One attempt, as its process."""
+    """One attempt, as its process: what every worker does, whatever it works on."""
 
-    def __init__(
-        self, chaos: Chaos, store: ObjectStore, report: Report, environment: dict[str, str], termination: asyncio.Event
-    ) -> None:
-        self._chaos, self._store, self._report, self._termination = chaos, store, report, termination
-        self._token = environment["AFINA_ATTEMPT_TOKEN"]
-        self._spec_key = environment["AFINA_SPEC"]
+    def __init__(self, chaos: Chaos, store: ObjectStore, report: Report, run: Run) -> None:
+        self.chaos, self.store, self.run = chaos, store, run
+        self._report, self._token = report, run.environment["AFINA_ATTEMPT_TOKEN"]
         self._events: list[NewEvent] = []
         self._first_number = 0  # of the oldest event that nobody has confirmed
-        self._is_stop_requested = False
+        self.is_stop_requested = False
+
+    async def live(self) -> int:
+        """Work to the manifest and return the exit code."""
+        try:
+            return await self.work()
+        except (Crashed, Unavailable, Unauthenticated):
+            return 1  # the last: a later attempt has taken over
 
     async def work(self) -> int:
-        """Train to the manifest and return the exit code."""
-        try:
-            return await self._work()
-        except (_Crashed, Unavailable):
-            return 1
-        except Unauthenticated:
-            return 1  # a later attempt has taken over
+        """Do what this worker is for."""
+        raise NotImplementedError
 
-    async def _work(self) -> int:
-        self._spec = json.loads(await self._call(self._store.read, self._spec_key))
-        result = self._spec["result"]
-        with contextlib.suppress(ArtifactNotFound):
-            await self._call(self._store.head, result["manifest_key"])
-            return 0
-        step, weights = await self._newest(result["checkpoint_prefix"])
-        while step < STEPS:
-            await asyncio.sleep(STEP_S)
-            weights = hashlib.sha256(f"{weights}/{step}".encode()).hexdigest()
-            step += 1
-            await self._tell(step)
-            if self._is_stop_requested or self._termination.is_set():
-                await self._save(result["checkpoint_prefix"], step, weights)
-                return 75
-            if step % CHECKPOINT_STEPS == 0:
-                await self._save(result["checkpoint_prefix"], step, weights)
-        artifact: Artifact = await self._call(lambda: self._store.put(result["prefix"], io.BytesIO(weights.encode())))
-        data = {"job": self._spec["job"], "attempt": self._spec["attempt"], "metrics": [], "published_checkpoints": []}
-        manifest = Manifest("adapter", (ManifestFile("adapter", artifact),), data)
-        await self._call(self._store.commit, result["manifest_key"], manifest.to_json())
-        return 0
+    @property
+    def should_leave(self) -> bool:
+        """Whether it was told to leave, by its node or by its service."""
+        return self.is_stop_requested or self.run.termination.is_set()
 
-    async def _newest(self, prefix: str) -> tuple[int, str]:
-        keys = sorted(await self._call(lambda: list(self._store.list(f"{prefix}/"))))
-        if not keys:
-            return 0, "initial"
-        state = json.loads(await self._call(self._store.read, keys[-1]))
-        return state["step"], state["weights"]
+    async def pass_time(self, s: float) -> None:
+        """Work for a while, and perhaps hang there, deaf and silent, until somebody ends it."""
+        await asyncio.sleep(s)
+        if self.chaos.happens(self.chaos.odds.death / 10):
+            self.chaos.note(f"{self.run.key} hangs")
+            await asyncio.Event().wait()
 
-    async def _save(self, prefix: str, step: int, weights: str) -> None:
-        document = json.dumps({"step": step, "weights": weights}).encode()
-        await self._call(self._store.commit, f"{prefix}/{step:08d}-{self._spec['attempt']:04d}.json", document)
-
-    async def _tell(self, step: int) -> None:
-        """Report a step, with all that nobody has confirmed; a trainer that is away hears of it next time."""
-        event = NewEvent("STEP", f"Step {step}.", data={"step": step, "total_steps": STEPS, "attempt": self._spec["attempt"]})
+    async def tell(self, resource: str, event: NewEvent) -> None:
+        """Report an event with all that nobody has confirmed; a service that is away hears of it next time."""
         self._events.append(event)
-        number, batch = self._first_number, list(self._events)
-        with contextlib.suppress(Unavailable):
-            asked = await self._report(self._spec["job"], self._spec["attempt"], self._token, number, batch)
-            if self._chaos.happens(self._chaos.odds.lost_answer):
-                raise Unavailable("The trainer's answer was lost.")
-            self._is_stop_requested = self._is_stop_requested or asked
+        batch = list(self._events)
+        with contextlib.suppress(Unavailable, Conflict):
+            asked = await self._report(resource, self.run.number, self._token, self._first_number, batch)
+            self.is_stop_requested = self.is_stop_requested or asked
             del self._events[: len(batch)]
             self._first_number += len(batch)
 
-    async def _call(self, verb: Callable[..., Any], *args: Any) -> Any:
+    async def call(self, verb: Callable[..., Any], *args: Any) -> Any:
         """Use the store, again where it does not answer, as a backend does; the worker may die before and after."""
         for _ in range(20):
-            self._may_crash()
+            self.may_crash()
             try:
-                if self._chaos.happens(self._chaos.odds.lost_call):
+                self.chaos.require_there("store")
+                if self.chaos.happens(self.chaos.odds.lost_call):
                     raise Unavailable("The store is away.")
                 found = verb(*args)
-                if self._chaos.happens(self._chaos.odds.lost_answer):
+                if self.chaos.happens(self.chaos.odds.lost_answer):
                     raise Unavailable("The store's answer was lost.")
             except Unavailable:
                 await asyncio.sleep(0.5)
                 continue
-            self._may_crash()
+            self.may_crash()
             return found
         raise Unavailable("The store stays away.")
 
-    def _may_crash(self) -> None:
-        if self._chaos.happens(self._chaos.odds.death / 2):
-            raise _Crashed
+    def may_crash(self) -> None:
+        """Die here, perhaps."""
+        if self.chaos.happens(self.chaos.odds.death / 2):
+            raise Crashed

@@ -94,11 +94,13 @@ class Database(ABC):
         *,
         due_time: datetime | None = None,
         events: Sequence[NewEvent] = (),
+        of: tuple[str, str] | None = None,
     ) -> Record:
         """Write a new document and due time over the version that `record` holds, and append events, all or nothing.
 
+        The events go into the record's own history, or into that of another resource, which `of` gives by kind and name.
         A record that came from `claim` is written with its lease and gives it back.
-        Raises: Conflict (stale version; or the lease has ended, been taken or been given back); NotFound.
+        Raises: Conflict (stale version; or the lease has ended, been taken or been given back); NotFound (also of the other).
         """
 
     @abstractmethod

@@ -120,6 +120,7 @@ class SqlDatabase(Database):
         *,
         due_time: datetime | None = None,
         events: Sequence[NewEvent] = (),
+        of: tuple[str, str] | None = None,
     ) -> Record:
         """See the port."""
 
@@ -140,7 +141,7 @@ class SqlDatabase(Database):
                 raise Conflict(
                     f"{record.name} was changed by somebody else; read it again and repeat.", metadata={"name": record.name}
                 )
-            self._append(connection, record.kind, record.name, events)
+            self._append(connection, *(of or (record.kind, record.name)), events)
             return record_of(_require(connection, record.kind, record.name))
 
         return self._waking(await self._run(transaction))

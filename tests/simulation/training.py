@@ -1,0 +1,370 @@
+"""The trainer: fine-tuning jobs and sweeps of two projects, on two replicas.
+
+What has to hold, at every moment where it can be seen at every moment (`workloads.py` and `world.py` hold more):
+
+- one worker at a time works for a job; none long after its end, or while it is paused; the launches of a job are numbered
+  1, 2, 3 …, and a number is given to one launch;
+- its states follow one another as its noun allows; a cancelled job ends CANCELLED, a paused one waits;
+- a job is FAILED only after as many crashes as end a job, and after no more of them; or because its model is wrong;
+- a job that succeeded has one Model in its own project, under one name, registered before its end, and the manifest that it
+  is named by holds the weights of straight training; it is proven, where it is no member of a sweep;
+- at most one checkpoint interval is computed again for each worker that did not leave by itself;
+- a sweep ends with the best of its members whose model is right, and with no member at work;
+- a request is one job, in each project that made it.
+"""
+
+import asyncio
+import functools
+import io
+import json
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.common import errors
+from services.common.names import last, project_of
+from services.common.ports.manifest import Manifest, ManifestFile
+from services.trainer import sweeps, token_count, use_cases
+from services.trainer.attempts import reconcile_job
+from services.trainer.job import KIND, MAX_CRASHES, MOVES, Job
+from services.trainer.sweep import KIND as SWEEP_KIND
+from services.trainer.sweep import Sweep
+from services.trainer.sweeps import reconcile_sweep
+from services.trainer.token_counts import reconcile_count
+from services.trainer.use_cases import Trainer
+from tests.simulation.chaos import Chaos, Odds, Program
+from tests.simulation.training_worker import CHECKPOINT_STEPS, STEPS, Fates, TrainingWorker, weights_after
+from tests.simulation.virtual_time import VirtualLoop
+from tests.simulation.workloads import Run, SimulatedLauncher
+from tests.simulation.world import LOOK_S, Step, World
+
+SILENCE_LIMIT_S = 60.0
+MAX_AFTERWARDS_S = 3.0  # a forgotten worker learns at its next report, one every step, that it is over
+PROJECTS = ("default", "other")
+BASE = "manifests/bases/b.json"
+PART = {"key": "datasets/x", "size_bytes": 1, "sha256": "0" * 64, "row_count": 800}
+
+
+@dataclass
+class Registry:
+    """dataset and inference as far as a trainer sees them; registering by digest makes nothing twice."""
+
+    chaos: Chaos
+    store: Any
+    fates: Fates
+    models: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # by job: names with their public ids
+    proven: set[str] = field(default_factory=set)
+    files: Counter[str] = field(default_factory=Counter)
+
+    async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
+        return f"projects/{project_of(file)}/datasets/plain"
+
+    async def dataset(self, name: str) -> dict[str, Any]:
+        validation = PART if last(name) == "validated" else None
+        rows = {"train": PART, "validation": validation, "test": None, "row_count": 800}
+        return {"name": name, "digest": last(name).ljust(64, "d"), "warnings": [], **rows}
+
+    async def file_exists(self, name: str) -> None:
+        return None
+
+    async def base(self, public_id: str) -> dict[str, Any]:
+        return {"manifest_key": BASE, "digest": "b" * 64, "name": "models/b", "public_id": public_id}
+
+    async def register(self, project: str, manifest_key: str, suffix: str, step: int = 0) -> tuple[str, str]:
+        manifest = Manifest.from_json(self.store.read(manifest_key))
+        job = manifest.data["job"]
+        if project != project_of(job):
+            self.chaos.object(f"the model of {job} is registered in {project}")
+        name = f"projects/{project}/models/{manifest.digest}"
+        known = name, f"ft:tiny:{project}::{manifest.digest[:8]}"
+        self.models.setdefault(job, set()).add(known)
+        return known
+
+    async def keep_results(self, project: str, display_name: str, content: bytes, request_id: str) -> str:
+        self.files[f"projects/{project}/files/{request_id.replace('/', '-')}"] += 1
+        return f"projects/{project}/files/{request_id.replace('/', '-')}"
+
+    async def prove(self, model: str) -> dict[str, Any]:
+        job = next(job for job, known in self.models.items() if model in {name for name, _ in known})
+        if self.chaos.happens(0.3):
+            raise errors.Unavailable("No server has it yet.", reason="MODEL_NOT_READY")
+        if self.fates.of(job).is_wrong:
+            raise errors.WrongState("The server's answers are not the model's.", reason="MODEL_QUARANTINED")
+        self.proven.add(model)
+        return {"mean_difference": 0.05}
+
+
+class Training(World[Trainer]):
+    """Trainers, who asks them, and their workers."""
+
+    def __init__(self, seed: int, loop: VirtualLoop, odds: Odds) -> None:
+        super().__init__(seed, loop, odds)
+        works = {"services.trainer.worker": self._train, "services.trainer.worker.count": self._count}
+        self.launcher = SimulatedLauncher(self.chaos, works)
+        self.fates = Fates(seed)
+        self.registry = Registry(self.chaos, self.store, self.fates)
+        self.steps_done: Counter[str] = Counter()
+        self.requested: set[str] = set()
+        self.made: dict[str, set[str]] = {}
+        self.cancelled: set[str] = set()  # for sure
+        self.asked_to_cancel: set[str] = set()
+        self.pause_count: Counter[str] = Counter()
+        self.idle_s: Counter[str] = Counter()  # of workers at work where none should be
+        self.last_states: dict[str, str] = {}
+        self.last_attempts: Counter[str] = Counter()
+
+    async def prepare(self) -> None:
+        config = json.dumps({"hidden_size": 64, "architectures": ["LlamaForCausalLM"]}).encode()
+        placed = ManifestFile("config.json", self.store.put("bases", io.BytesIO(config)))
+        self.store.commit(BASE, Manifest("base", (placed,), {}).to_json())
+
+    def service(self, program: Program) -> Trainer:
+        return Trainer(
+            database=self.seen_by(program, self._twin(), "database"),
+            store=self.seen_by(program, self.store, "store"),
+            launcher=self.seen_by(program, self.launcher, "launcher"),
+            peers=self.seen_by(program, self.registry, "peers"),
+            worker_environment={},
+            clock=self.loop.clock,
+            silence_limit_s=SILENCE_LIMIT_S,
+        )
+
+    def steps(self, service: Trainer) -> Mapping[str, Step]:
+        return {
+            KIND: functools.partial(reconcile_job, service),
+            token_count.KIND: functools.partial(reconcile_count, service),
+            SWEEP_KIND: functools.partial(reconcile_sweep, service),
+        }
+
+    def users(self) -> Sequence[Coroutine[Any, Any, None]]:
+        dice = self.chaos.dice
+        users = [self._user_of_jobs(number, dice.choice(PROJECTS)) for number in range(dice.randint(1, 3))]
+        return [*users, self._user_of_sweeps(dice.choice(PROJECTS))] if dice.random() < 0.3 else users
+
+    def others(self) -> Sequence[Coroutine[Any, Any, None]]:
+        return [self.unreliable_node(self.launcher), self._stranger()]
+
+    # Who asks.
+
+    async def _user_of_jobs(self, number: int, project: str) -> None:
+        """Create a job, and perhaps change one's mind. Two users of two projects choose the same request ids."""
+        dice = self.chaos.dice
+        await asyncio.sleep(dice.uniform(0, 60))
+        asked = Job(name="", base_model="tiny", training_file=f"projects/{project}/files/file-1")
+        request = f"request-{number // 2}"
+        name = await self._create(project, request, lambda t: use_cases.create_job(t, f"projects/{project}", asked, request))
+        for _ in range(dice.randint(0, 4)):
+            await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 30)]))
+            await self._wish(name, dice.choice(["pause", "pause", "resume", "resume", "cancel"]))
+        if dice.random() < 0.8:
+            await self._wish(name, "resume")
+
+    async def _user_of_sweeps(self, project: str) -> None:
+        dice = self.chaos.dice
+        await asyncio.sleep(dice.uniform(0, 60))
+        recipes = [{"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3)[: dice.randint(1, 3)]]
+        asked = Sweep("", "tiny", f"projects/{project}/datasets/validated", recipes)
+        request = "sweep"
+        name = await self._create(project, request, lambda t: sweeps.create_sweep(t, f"projects/{project}", asked, request))
+        if dice.random() < 0.5:
+            await asyncio.sleep(dice.uniform(0, 60))
+            await self._asked(name, "cancel", lambda trainer: sweeps.cancel_sweep(trainer, name))
+
+    async def _create(self, project: str, request: str, call: Any) -> str:
+        name: str = (await self.insist(call)).name
+        if project_of(name) != project:
+            self.chaos.object(f"a request of {project} is answered with {name}")
+        self.made.setdefault(f"{project}/{request}", set()).add(name)
+        return name
+
+    async def _wish(self, name: str, verb: str) -> None:
+        call = {"pause": use_cases.pause_job, "resume": use_cases.resume_job, "cancel": use_cases.cancel_job}[verb]
+        await self._asked(name, verb, lambda trainer: call(trainer, name))
+
+    async def _asked(self, name: str, verb: str, call: Any) -> None:
+        self.chaos.note(f"a user wants {verb} of {last(name)}")
+        if verb == "cancel":
+            self.asked_to_cancel.add(name)
+        if verb == "pause":
+            self.pause_count[last(name)] += 1
+        try:
+            record = await self.insist(call)
+        except errors.WrongState as error:
+            self.chaos.note(f"but: {error.message}")
+            return
+        if verb == "cancel":
+            self.cancelled.add(name)
+            if record.document["state"] not in ("CANCELLING", "CANCELLED"):
+                self.chaos.object(f"{name} was cancelled and is {record.document['state']}")
+
+    async def _stranger(self) -> None:
+        """Try old tokens and wrong ones; nobody listens."""
+        dice = self.chaos.dice
+        while True:
+            await asyncio.sleep(dice.uniform(2, 20))
+            runs = [run for run in self.launcher.runs.values() if run.module == "services.trainer.worker"]
+            if not runs:
+                continue
+            run, token = dice.choice(runs), ""
+            name = next(job.name for job in await self._jobs() if job.id == run.owner)
+            if await self._is_over(name, run.number):
+                token = run.environment["AFINA_ATTEMPT_TOKEN"]
+            try:
+                await self.heard(lambda t, n=name, r=run, k=token: use_cases.report_progress(t, n, r.number, k, 0, []))  # type: ignore[misc]
+            except (errors.Unauthenticated, errors.Unavailable, errors.Conflict):
+                continue
+            self.chaos.object(f"a stranger reports for {run.key}")
+
+    # What works.
+
+    async def _train(self, run: Run) -> int:
+        report = functools.partial(self.report, use_cases.report_progress, self._is_over)
+        worker = TrainingWorker(self.chaos, self.store, report, run)
+        worker.steps_done, worker.fates = self.steps_done, self.fates
+        exit_code = await worker.live()
+        if exit_code == 0 and not self.launcher.is_newest(run):
+            self.chaos.object(f"{run.key} published after a later attempt was launched")
+        return exit_code
+
+    async def _count(self, run: Run) -> int:
+        """Count tokens: a few seconds, beside the jobs; then the result is committed, or it has crashed."""
+        await asyncio.sleep(self.chaos.dice.uniform(0.5, 5))
+        if self.chaos.happens(self.chaos.odds.death * 5):
+            return 1
+        spec = json.loads(self.store.read(run.environment["AFINA_SPEC"]))
+        parts = [part for part in ("train", "validation") if spec["dataset"][part]]
+        counted = {part: {"lengths": [20] * 800, "trained_token_count": 4000} for part in parts}
+        self.store.commit(spec["result_key"], json.dumps(counted).encode())
+        return 0
+
+    async def _is_over(self, name: str, attempt: int) -> bool:
+        job = Job.from_document((await self.database.get(KIND, name)).document)
+        return job.has_ended or attempt < job.attempt
+
+    # What must hold.
+
+    async def look(self) -> None:
+        busy = {run.owner for run in self.launcher.running() if run.module == "services.trainer.worker"}
+        if not busy and self.loop.time() % 10 > LOOK_S:
+            return
+        over = {sweep.name for sweep in await self._sweeps() if sweep.has_ended}
+        for job in await self._jobs():
+            if job.attempt < self.last_attempts[job.id] or job.attempt > self.launcher.launch_counts[job.id]:
+                self.chaos.object(f"{job.id} is at attempt {job.attempt}")
+            self.last_attempts[job.id] = job.attempt
+            if job.id in busy and (job.has_ended or job.state == "PAUSED" or job.sweep in over):
+                self.idle_s[job.id] += 1
+                if self.idle_s[job.id] > MAX_AFTERWARDS_S:
+                    self.chaos.object(f"{job.id} is {job.state} and has a worker")
+            else:
+                self.idle_s[job.id] = 0
+
+    async def is_at_rest(self) -> bool:
+        jobs, going = await self._jobs(), await self._sweeps()
+        rests = all(job.has_ended or job.state == "PAUSED" for job in jobs) and all(sweep.has_ended for sweep in going)
+        is_idle = not self.launcher.alive() and await self.database.next_due(KIND) is None
+        return rests and is_idle
+
+    async def states(self) -> Mapping[str, str]:
+        self.counts["workers launched"] = sum(self.launcher.launch_counts.values())
+        self.counts["workers crashed"] = sum(self.launcher.crash_counts.values())
+        return {one.name: one.state for one in (*await self._jobs(), *await self._sweeps())}
+
+    async def wrong(self) -> list[str]:
+        jobs, ended_sweeps = await self._jobs(), await self._sweeps()
+        names = {one.name for one in (*jobs, *ended_sweeps)}
+        members = {sweep.job_name(at) for sweep in ended_sweeps for at in range(len(sweep.recipes))}
+        made = [name for one in self.made.values() for name in one]
+        wrong = [f"{name} is lost" for name in made if name not in names]
+        wrong += [f"{name} was asked for by nobody" for name in names - members - set(made)]
+        wrong += [f"{request} made {sorted(one)}" for request, one in self.made.items() if len(one) > 1]
+        for job in jobs:
+            wrong += self._wrong_with(job, job.name in members)
+            wrong += await self._wrong_with_history_of(job)
+        for sweep in ended_sweeps:
+            wrong += self._wrong_with_sweep(sweep, {job.name: job for job in jobs})
+        wrong += [f"{key} still runs" for key in self.launcher.alive()]
+        return wrong
+
+    def _wrong_with(self, job: Job, is_member: bool) -> list[str]:
+        wrong, told = [], job.error.get("reason")
+        crashes, launches = self.launcher.crash_counts[job.id], self.launcher.launch_counts[job.id]
+        if not job.has_ended and (job.state != "PAUSED" or not self.pause_count[job.id]):
+            wrong.append(f"{job.id} is stuck as {job.state}")
+        if bool(job.end_time) != job.has_ended:
+            wrong.append(f"{job.id} is {job.state} and its end was {job.end_time!r}")
+        if job.name in self.cancelled and job.state != "CANCELLED":
+            wrong.append(f"{job.id} was cancelled and is {job.state}")
+        if job.state == "CANCELLED" and job.name not in self.asked_to_cancel and not is_member:
+            wrong.append(f"{job.id} was cancelled by nobody")
+        counting = self.launcher.crash_counts[last(job.token_count)]
+        right = {"WORKER_CRASHED": max(crashes, counting) >= MAX_CRASHES, "MODEL_QUARANTINED": self.fates.of(job.name).is_wrong}
+        if job.state == "FAILED" and not right.get(str(told), False):
+            wrong.append(f"{job.id} failed after {crashes} crashes: {job.error}")
+        if crashes > MAX_CRASHES + self.pause_count[job.id]:
+            wrong.append(f"{job.id} crashed {crashes} times")
+        interrupted = launches - self.launcher.stop_counts[job.id]
+        if self.steps_done[job.id] > STEPS + interrupted * CHECKPOINT_STEPS:
+            wrong.append(f"{job.id} computed {self.steps_done[job.id]} steps in {launches} attempts, {interrupted} interrupted")
+        return wrong + self._wrong_with_model_of(job, is_member)
+
+    def _wrong_with_model_of(self, job: Job, is_member: bool) -> list[str]:
+        wrong, models = [], self.registry.models.get(job.name, set())
+        if job.state == "SUCCEEDED" and models != {(job.model, job.fine_tuned_model)}:
+            wrong.append(f"{job.id} succeeded with {models} and says {job.model}")
+        if (
+            job.state == "SUCCEEDED"
+            and (self.fates.of(job.name).is_wrong or job.model not in self.registry.proven)
+            and not is_member
+        ):
+            wrong.append(f"{job.id} succeeded and is not proven")
+        if job.state == "SUCCEEDED" and self.fates.of(job.name).is_cursed:
+            wrong.append(f"{job.id} succeeded where no worker can")
+        if job.state == "SUCCEEDED" and (not job.result_file or project_of(job.result_file) != project_of(job.name)):
+            wrong.append(f"{job.id} left its metrics in {job.result_file!r}")
+        if models:
+            manifest = Manifest.from_json(self.store.read(job.manifest_key))
+            if {name for name, _ in models} != {f"projects/{project_of(job.name)}/models/{manifest.digest}"}:
+                wrong.append(f"{job.id} has a model that its manifest does not describe")
+            if self.store.read(manifest.file("adapter").key).decode() != weights_after(STEPS, job.name):
+                wrong.append(f"{job.id} has other weights than straight training gives")
+            if manifest.data["job"] != job.name:
+                wrong.append(f"{job.id} has the manifest of {manifest.data['job']}")
+        return wrong
+
+    async def _wrong_with_history_of(self, job: Job) -> list[str]:
+        wrong = await self.wrong_with_events_of(KIND, job.name, "STEP")
+        wrong += await self.wrong_with_moves_of(KIND, job.name, job.state, "VALIDATING", MOVES)
+        events = await self.database.events(KIND, job.name, limit=10_000)
+        once = Counter(event.type for event in events if event.type in ("MODEL_REGISTERED", "RESULTS_KEPT", "MODEL_PROVEN"))
+        return wrong + [f"{job.id} was told {type} {times} times" for type, times in once.items() if times > 1]
+
+    def _wrong_with_sweep(self, sweep: Sweep, jobs: Mapping[str, Job]) -> list[str]:
+        name = last(sweep.name)
+        if not sweep.has_ended:
+            return [f"{name} is stuck as {sweep.state}"]
+        members = [jobs[sweep.job_name(at)] for at in range(len(sweep.recipes)) if sweep.job_name(at) in jobs]
+        wrong = [f"{name} is {sweep.state}, its {one.id} {one.state}" for one in members if not one.has_ended]
+        if sweep.name in self.cancelled and sweep.state != "CANCELLED":
+            wrong.append(f"{name} was cancelled and is {sweep.state}")
+        if sweep.state == "CANCELLED" and sweep.name not in self.asked_to_cancel:
+            wrong.append(f"{name} was cancelled by nobody")
+        good = [one for one in members if one.state == "SUCCEEDED" and not self.fates.of(one.name).is_wrong]
+        if sweep.state == "SUCCEEDED":
+            best = min(good, key=lambda one: self.fates.of(one.name).validation_loss, default=None)
+            if best is None or sweep.winner is None or sweep.job_name(sweep.winner) != best.name:
+                wrong.append(f"{name} was won by {sweep.winner}")
+            elif best.model not in self.registry.proven:
+                wrong.append(f"{name} was won by a model that is not proven")
+            if len(members) != len(sweep.recipes):
+                wrong.append(f"{name} tried {len(members)} of {len(sweep.recipes)}")
+        if sweep.state == "FAILED" and good:
+            wrong.append(f"{name} failed though {good[0].id} is right: {sweep.error}")
+        return wrong
+
+    async def _jobs(self) -> list[Job]:
+        return [Job.from_document(record.document) for record in await self.database.list(KIND, "", limit=1000)]
+
+    async def _sweeps(self) -> list[Sweep]:
+        return [Sweep.from_document(record.document) for record in await self.database.list(SWEEP_KIND, "", limit=1000)]
