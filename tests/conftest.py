@@ -1,5 +1,12 @@
 """Fixtures that tests of several kinds ask for."""
 
+import grpc.aio
+
 from tests.servers import postgres_server, s3_server
 
 __all__ = ["postgres_server", "s3_server"]
+
+# gRPC ends its polling thread with the last channel or server, and joins it for as long as it takes, on the event loop
+# whose work that thread may wait for: a test hung so until its limit, once in many runs. Held here, it lives to the end.
+# Source: grpc, _cygrpc/aio/completion_queue.pyx.pxi, PollerCompletionQueue.shutdown.
+grpc.aio.init_grpc_aio()

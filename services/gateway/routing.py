@@ -211,7 +211,7 @@ class Routes:
                 await asyncio.sleep(min(PAUSE_S, max(0.0, end - self._clock())))
         raise Unavailable(
             f"{route.public_id} is not ready: no server had it loaded within {self._ensure_timeout_s:g} s. Try again."
-            + (f" Last: {last.message}" if last else ""),
+            + (f" Last: {last.message}" if last and last.reason != "UNREACHABLE" else ""),
             reason="MODEL_NOT_READY",
             metadata={"model": route.public_id, "retry_after_s": "5"},
         ) from last

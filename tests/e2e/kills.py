@@ -7,6 +7,7 @@ seed is always the same two kills: `--first K --pairs 1` plays it again.
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -50,6 +51,9 @@ async def play(world: World, project: str, kills: list[Kill], adapter_sha256: st
 async def main(pairs: int, seed: int, first: int) -> int:
     """Play an undisturbed job, then the pairs. Returns: how many failed."""
     failed: list[int] = []
+    playing = asyncio.current_task()
+    assert playing is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel)  # workloads would outlive this otherwise
     with tempfile.TemporaryDirectory(prefix="afina-kills-") as folder:
         async with opened(Path(folder)) as world:
             digest = await play(world, "undisturbed", [], "")

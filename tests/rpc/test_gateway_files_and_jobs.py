@@ -15,7 +15,7 @@ import pytest
 
 from services.trainer.job import KIND
 from tests.builders import eventually
-from tests.fakes_upstream import running_gateway
+from tests.fakes_upstream import DEAD_ADDRESS, running_gateway
 from tests.rpc.jobs_world import ADAPTER, ROWS, World, jobs_world
 
 
@@ -262,3 +262,4 @@ async def test_while_another_program_is_away_the_answer_is_503_with_retry_after(
                 await call
             assert refused.value.status_code == 503
             assert int(refused.value.response.headers["retry-after"]) > 0
+            assert DEAD_ADDRESS not in str(refused.value)  # where our programs are is no client's business

@@ -15,6 +15,7 @@ from services.gateway.openai import absent
 
 RETRY_AFTER_S = "2"
 MAX_DEPTH = 100  # orjson reads 1024 levels, but writes 254; no honest request comes near
+AWAY = "A part of this service is away for the moment; try again."  # which one, and where it should be, is nobody's business
 _JSON = (b"content-type", b"application/json")
 _CODES = {
     "API_KEY_MISSING": "invalid_api_key",
@@ -31,7 +32,8 @@ def body_of(error: errors.AfinaError) -> dict[str, Any]:
     param = error.metadata.get("param") or next((v.field for v in error.violations), None)
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     code = _CODES.get(error.reason, error.reason.lower())
-    return {"error": {"message": _sayable(error.message), "type": kind, "param": param and _sayable(param), "code": code}}
+    message = AWAY if error.reason == "UNREACHABLE" else _sayable(error.message)
+    return {"error": {"message": message, "type": kind, "param": param and _sayable(param), "code": code}}
 
 
 def _sayable(text: str) -> str:
