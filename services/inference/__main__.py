@@ -15,6 +15,8 @@ from services.common.ports.object_store import ObjectStore
 from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
+from services.common.transport.authentication import SERVICE_TOKEN_SETTING, Authentication
+from services.common.transport.gateway_keys import GatewayKeys
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.inference.chat_template import write_template
 from services.inference.clients import GrpcEvaluations
@@ -33,8 +35,10 @@ class Settings:
     database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     launcher: str = setting("LAUNCHER", "process:///folder, where model servers run")
     cache: str = setting("AFINA_CACHE", "a folder for bases and adapters fetched by digest")
+    service_token: str = setting(*SERVICE_TOKEN_SETTING, secret=True)
     address: str = setting("INFERENCE_ADDRESS", "host:port to serve on", default="127.0.0.1:50054")
     metrics_address: str = setting("INFERENCE_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9054")
+    gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway says whose a key is", default="127.0.0.1:50055")
     evaluator_address: str = setting("EVALUATOR_ADDRESS", "where evaluator answers", default="127.0.0.1:50053")
     accelerator: str = setting("AFINA_ACCELERATOR", "cpu or cuda: what model servers run on", default="cpu")
     kv_cache_gib: int = setting("KV_CACHE_GIB", "memory for a server's prompts and answers, on a CPU", default=1)
@@ -93,6 +97,7 @@ async def run(settings: Settings, program: Program) -> None:
                 registration(endpoint_pb2_grpc, endpoint_pb2, "EndpointService", EndpointRpc(inference)),
             ],
             program.metrics,
+            Authentication(settings.service_token, GatewayKeys(settings.gateway_address)),
         )
         servers = Reconciler(
             database,
