@@ -8,7 +8,11 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
+import grpc
+
 from services.common.transport.grpc_server import GrpcServer, Registration
+
+SERVICE_TOKEN = f"tests-{secrets.token_urlsafe(32)}"
 
 
 async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0) -> Any:
@@ -34,6 +38,29 @@ async def serving(*registrations: Registration) -> AsyncIterator[str]:
         yield f"127.0.0.1:{server.port}"
     finally:
         await server.stop(0.1)
+
+
+def channel_to(address: str) -> grpc.aio.Channel:
+    """Return a channel that shows the service token, for stubs that are called without a Client."""
+    return grpc.aio.insecure_channel(address, interceptors=[_UnaryShows(), _StreamShows(), _ClientStreamShows()])
+
+
+class _Shows:
+    async def _shown(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = (("authorization", f"Bearer {SERVICE_TOKEN}"), *(details.metadata or ()))
+        return await continuation(details._replace(metadata=metadata), request)
+
+
+class _UnaryShows(_Shows, grpc.aio.UnaryUnaryClientInterceptor):
+    intercept_unary_unary = _Shows._shown
+
+
+class _StreamShows(_Shows, grpc.aio.UnaryStreamClientInterceptor):
+    intercept_unary_stream = _Shows._shown
+
+
+class _ClientStreamShows(_Shows, grpc.aio.StreamUnaryClientInterceptor):
+    intercept_stream_unary = _Shows._shown
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from google.protobuf import empty_pb2, timestamp_pb2
 from services.common.backends.database.sql import SqlDatabase
 from services.common.errors import NotFound, Unavailable
 from services.common.names import project_of
+from services.common.transport.authentication import Authentication
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.http_server import HttpServer
@@ -38,8 +40,8 @@ from services.gateway.generation_rpc import GenerationRpc
 from services.gateway.routing import Routes
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.upstream import Upstream
-from services.gateway.use_cases import Keys, create_key
-from tests.builders import eventually
+from services.gateway.use_cases import Keys, create_key, principal_of
+from tests.builders import SERVICE_TOKEN, eventually
 
 DEAD_ADDRESS = "127.0.0.1:1"  # nothing listens there
 
@@ -268,7 +270,7 @@ class RunningGateway:
 
     def __post_init__(self) -> None:
         self.api_keys = Client(api_key_pb2_grpc.ApiKeyServiceStub, self.grpc_address, retry=False)
-        self.generation = Client(generation_pb2_grpc.GenerationServiceStub, self.grpc_address, retry=False)
+        self.generation = Client(generation_pb2_grpc.GenerationServiceStub, self.grpc_address, retry=False, token="")
 
     def client(self, secret: str = "") -> openai.AsyncOpenAI:
         """Return the SDK, for this gateway and a key, without retries of its own."""
@@ -312,16 +314,17 @@ async def running_gateway(
     gateway = Gateway(keys, routes, upstream, files, jobs, models, uploads, limits or Limits())
     http = HttpServer("127.0.0.1:0", make_app(gateway), grace_s=2)
     http.bind()
-    generating = GenerationRpc(keys, gateway.generation, gateway.limits.max_body_bytes)
+    generating = GenerationRpc(gateway.generation, gateway.limits.max_body_bytes)
     server = GrpcServer(
         "127.0.0.1:0",
         [
             registration(api_key_pb2_grpc, api_key_pb2, "ApiKeyService", ApiKeyRpc(keys)),
             registration(generation_pb2_grpc, generation_pb2, "GenerationService", generating),
         ],
+        authentication=Authentication(SERVICE_TOKEN, functools.partial(principal_of, keys)),
     )
     await server.start()
-    _, secret = await create_key(keys, "projects/default", "tests", None, inference_only=False)
+    _, secret = await create_key(keys, "projects/default", "tests", None)
     tasks = [asyncio.ensure_future(http.run()), asyncio.ensure_future(routes.watch())]
     running = RunningGateway(f"http://127.0.0.1:{http.port}", secret, keys, routes, f"127.0.0.1:{server.port}")
     try:

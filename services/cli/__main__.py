@@ -24,9 +24,10 @@ from services.cli import (
 
 EPILOG = """Completion of words and names in your shell: eval "$(afina completion bash)" (or zsh; afina completion fish | source).
 
-Environment: AFINA_HOME (default ~/.afina), AFINA_PROJECT, AFINA_API_KEY, and the address of a program that runs elsewhere:
-DATASET_ADDRESS, TRAINER_ADDRESS, EVALUATOR_ADDRESS, INFERENCE_ADDRESS, GATEWAY_ADDRESS, GATEWAY_URL. Where `afina up` keeps
-things: OBJECT_STORE (s3://bucket/prefix, with S3_ENDPOINT_URL and AWS_*), AFINA_DATABASE (postgresql://user:password@host/database).
+Environment: AFINA_HOME (default ~/.afina), AFINA_PROJECT, what is shown to the programs (AFINA_API_KEY or AFINA_SERVICE_TOKEN;
+else AFINA_HOME/service_token), and the address of a program that runs elsewhere: DATASET_ADDRESS, TRAINER_ADDRESS,
+EVALUATOR_ADDRESS, INFERENCE_ADDRESS, GATEWAY_ADDRESS, GATEWAY_URL. Where `afina up` keeps things: OBJECT_STORE
+(s3://bucket/prefix, with S3_ENDPOINT_URL and AWS_*), AFINA_DATABASE (postgresql://user:password@host/database).
 
 Exit codes: 0 done, 1 failed, 2 usage or refused input, 3 not found, 4 no answer, 5 not in this state, 6 not allowed, 130
 interrupted. With --json errors are an object on standard error."""

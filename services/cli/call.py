@@ -47,7 +47,7 @@ class Call:
         """Return a client of one service of a program; closed when the call ends."""
         key = (stub, program)
         if key not in self._clients:
-            self._clients[key] = Client(stub, self.home.addresses[program])
+            self._clients[key] = Client(stub, self.home.addresses[program], token=self.home.credential(self.environ))
         return self._clients[key]
 
     def name(self, collection: str, given: str) -> str:

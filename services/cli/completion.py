@@ -102,15 +102,16 @@ class ResourceName(click.ParamType):
         environ = context.obj if context.obj is not None else os.environ
         project = context.params.get("project") or environ.get("AFINA_PROJECT") or "default"
         try:
-            address = find(environ).addresses[self._collection.program]
-            found = asyncio.run(_names(self._collection, address, f"projects/{project}"))
+            home = find(environ)
+            address, token = home.addresses[self._collection.program], home.credential(environ)
+            found = asyncio.run(_names(self._collection, address, token, f"projects/{project}"))
         except AfinaError:
             return []
         return [CompletionItem(name) for name in found if name.startswith(incomplete)]
 
 
-async def _names(collection: Collection, address: str, parent: str) -> list[str]:
-    client = Client(collection.stub, address, retry=False)
+async def _names(collection: Collection, address: str, token: str, parent: str) -> list[str]:
+    client = Client(collection.stub, address, retry=False, token=token)
     try:
         request = collection.request(parent=parent, page_size=MOST)
         response = await getattr(client, collection.method)(request, timeout_s=TIMEOUT_S)

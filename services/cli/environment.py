@@ -12,6 +12,7 @@ from pathlib import Path
 
 from services.cli.home import ADDRESS_VARIABLES, PROGRAMS, Home
 from services.cli.supervisor import Program
+from services.common.transport.authentication import SERVICE_TOKEN
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
@@ -54,6 +55,7 @@ def program_environment(name: str, home: Home, environ: Mapping[str, str], accel
         "LAUNCHER": f"process://{home.processes(name)}?jobs=1",
         "GATEWAY_URL": home.gateway_url,
         "API_KEY_FILE": str(home.api_key),
+        SERVICE_TOKEN: environ.get(SERVICE_TOKEN) or home.credential({}),
     }
     environment["AFINA_ACCELERATOR"] = accelerator
     if accelerator == "cpu":

@@ -4,6 +4,9 @@
 the usual ports. What the environment says comes first, then `up.json`, then the usual ports.
 """
 
+import contextlib
+import os
+import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +15,7 @@ from typing import Any
 
 from services.common.backends.launcher.shim import is_alive, read_json
 from services.common.errors import InvalidInput
+from services.common.transport.authentication import SERVICE_TOKEN
 
 PROGRAMS = ("dataset", "trainer", "evaluator", "inference", "gateway")
 LAUNCHING = ("trainer", "evaluator", "inference")
@@ -74,6 +78,11 @@ class Home:
         return self.path / "api_key"
 
     @property
+    def service_token(self) -> Path:
+        """The secret by which the programs know one another and whoever runs them, readable by its owner only."""
+        return self.path / "service_token"
+
+    @property
     def record(self) -> Path:
         """What `afina up` runs at the moment."""
         return self.path / "up.json"
@@ -92,6 +101,17 @@ class Home:
         self.path.chmod(0o700)
         for folder in (self.path / "objects", self.databases, self.cache, self.logs, *map(self.processes, LAUNCHING)):
             folder.mkdir(parents=True, exist_ok=True)
+        _make_secret(self.service_token)
+
+    def credential(self, environ: Mapping[str, str]) -> str:
+        """Return what says who calls: a key or a token of the environment, or the installation's token; nothing where none is."""
+        given = environ.get("AFINA_API_KEY") or environ.get(SERVICE_TOKEN)
+        if given:
+            return given
+        try:
+            return self.service_token.read_text().strip()
+        except OSError:
+            return ""
 
     def running(self) -> dict[str, Any] | None:
         """Return what `up.json` says if that supervisor lives, else None."""
@@ -123,6 +143,18 @@ def find(environ: Mapping[str, str], *, fresh: bool = False) -> Home:
     url = environ.get("GATEWAY_URL") or known.get("gateway_url") or f"http://{_reachable(addresses['http'])}"
     store = environ.get("OBJECT_STORE") or known.get("object_store") or f"file://{path / 'objects'}"
     return Home(path, addresses, url, store)
+
+
+def _make_secret(file: Path) -> None:
+    """Write a random secret where there is none; of two that try at once one wins, and it is never seen half written."""
+    if file.exists():
+        return
+    staged = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(f"afinasvc-{secrets.token_urlsafe(32)}\n")
+    with contextlib.suppress(FileExistsError):
+        os.link(staged, file)
+    staged.unlink()
 
 
 def _reachable(address: str) -> str:

@@ -1,4 +1,4 @@
-"""`afina keys`: what clients of the HTTP API show."""
+"""`afina keys`: what clients of the HTTP API, and of gRPC, show."""
 
 import click
 from afina.v1 import api_key_pb2 as pb
@@ -7,21 +7,24 @@ from google.protobuf import duration_pb2
 
 from services.cli.call import Call, every, last, verb
 from services.cli.output import age, document, print_json
+from services.common import scopes
 from services.common.transport.grpc_client import Client
 
 
 @click.group("keys")
 def group() -> None:
-    """API keys of the HTTP API."""
+    """API keys: what clients show."""
 
 
 @verb(group, "create")
 @click.argument("display_name")
 @click.option("--days", type=click.IntRange(min=1), default=None, help="How long it works; for ever unless given.")
-@click.option("--inference-only", is_flag=True, help="It may only ask models.")
-async def create(call: Call, display_name: str, days: int | None, inference_only: bool) -> None:
+@click.option("--scope", "asked", multiple=True, type=click.Choice(scopes.SCOPES), help="What it may do; else everything.")
+@click.option("--read-only", is_flag=True, help="It may look at everything, and ask and change nothing.")
+async def create(call: Call, display_name: str, days: int | None, asked: tuple[str, ...], read_only: bool) -> None:
     """Issue a key for DISPLAY_NAME; the secret is shown once."""
-    request = pb.CreateApiKeyRequest(parent=call.parent, display_name=display_name, inference_only=inference_only)
+    may = (*asked, *(scopes.READ_ONLY if read_only else ()))
+    request = pb.CreateApiKeyRequest(parent=call.parent, display_name=display_name, scopes=may)
     if days is not None:
         request.ttl.CopyFrom(duration_pb2.Duration(seconds=days * 86400))
     response = await client(call).CreateApiKey(request)
@@ -39,7 +42,7 @@ async def list_(call: Call) -> None:
     columns = {
         "id": lambda k: last(k.name),
         "for": lambda k: k.display_name,
-        "may": lambda k: "ask models" if k.inference_only else "everything",
+        "may": lambda k: "everything" if set(k.scopes) >= set(scopes.SCOPES) else " ".join(k.scopes),
         "until": lambda k: f"{k.expire_time.ToDatetime():%Y-%m-%d %H:%M}" if k.HasField("expire_time") else "",
         "issued": lambda k: age(k.create_time),
     }

@@ -10,6 +10,8 @@ from services.common.backends import choose
 from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
+from services.common.transport.authentication import SERVICE_TOKEN_SETTING, Authentication
+from services.common.transport.gateway_keys import GatewayKeys
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.dataset.rpc import DatasetRpc, FileRpc
 from services.dataset.upload import KIND as UPLOAD_KIND
@@ -26,8 +28,10 @@ class Settings:
 
     object_store: str = setting("OBJECT_STORE", "file:///folder or s3://bucket/prefix, where artifacts are")
     database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
+    service_token: str = setting(*SERVICE_TOKEN_SETTING, secret=True)
     address: str = setting("DATASET_ADDRESS", "host:port to serve on", default="127.0.0.1:50051")
     metrics_address: str = setting("DATASET_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9051")
+    gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway says whose a key is", default="127.0.0.1:50055")
     max_file_bytes: int = setting("MAX_FILE_BYTES", "bytes that an upload may have", default=DEFAULT_MAX_FILE_BYTES)
 
 
@@ -54,6 +58,7 @@ async def run(settings: Settings, program: Program) -> None:
             registration(upload_pb2_grpc, upload_pb2, "UploadService", UploadRpc(uploads)),
         ],
         program.metrics,
+        Authentication(settings.service_token, GatewayKeys(settings.gateway_address)),
     )
     await program.serve(server, reconcilers=[clearing], probes=settings.metrics_address)
     await library.database.close()

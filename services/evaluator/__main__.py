@@ -19,6 +19,8 @@ from services.common.backends import choose
 from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
+from services.common.transport.authentication import SERVICE_TOKEN_SETTING, Authentication
+from services.common.transport.gateway_keys import GatewayKeys
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.store_access_rpc import StoreAccessRpc
 from services.common.transport.worker_reports import WorkerRpc
@@ -37,11 +39,12 @@ class Settings:
     database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     launcher: str = setting("LAUNCHER", "process:///folder, where workers run")
     cache: str = setting("AFINA_CACHE", "a folder for tokenizers fetched by digest")
+    service_token: str = setting(*SERVICE_TOKEN_SETTING, secret=True)
     address: str = setting("EVALUATOR_ADDRESS", "host:port to serve on", default="127.0.0.1:50053")
     metrics_address: str = setting("EVALUATOR_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9053")
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
-    gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway issues keys over gRPC", default="127.0.0.1:50055")
+    gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway issues and knows keys", default="127.0.0.1:50055")
     gateway_url: str = setting("GATEWAY_URL", "root of the gateway's HTTP API", default="http://127.0.0.1:8080")
     parallel_questions: int = setting("PARALLEL_QUESTIONS", "questions of an evaluation in flight at a time", default=16)
     lease_s: float = setting("LEASE_S", "seconds that a claim on an evaluation lasts", default=60.0)
@@ -75,6 +78,7 @@ async def run(settings: Settings, program: Program) -> None:
             registration(store_access_pb2_grpc, store_access_pb2, "StoreAccessService", StoreAccessRpc(evaluator.store, grants)),
         ],
         program.metrics,
+        Authentication(settings.service_token, GatewayKeys(settings.gateway_address)),
     )
     step = functools.partial(reconcile_evaluation, evaluator)
     evaluations = Reconciler(evaluator.database, KIND, step, lease_s=settings.lease_s, metrics=program.metrics)

@@ -65,7 +65,7 @@ class Peers:
             parent=f"projects/{project}",
             display_name=display_name,
             ttl=duration_pb2.Duration(seconds=KEY_TTL_S),
-            inference_only=True,
+            scopes=["inference"],
         )
         response = await self._keys.CreateApiKey(request)
         return Key(response.api_key.name, response.secret)

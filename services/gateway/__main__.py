@@ -22,6 +22,7 @@ from afina.v1 import (
 from services.common.backends import choose
 from services.common.program import Program, main, until_done
 from services.common.settings import setting
+from services.common.transport.authentication import SERVICE_TOKEN_SETTING, Authentication
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.http_server import HttpServer
@@ -31,7 +32,7 @@ from services.gateway.routing import Routes
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.upstream import Upstream
 from services.gateway.usage import Usage
-from services.gateway.use_cases import Keys, ensure_first_key
+from services.gateway.use_cases import Keys, ensure_first_key, principal_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Settings:
     """What the gateway needs to know."""
 
     database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
+    service_token: str = setting(*SERVICE_TOKEN_SETTING, secret=True)
     api_key_file: str = setting("API_KEY_FILE", "a file for the first key, which only its owner can read")
     http_address: str = setting("GATEWAY_HTTP_ADDRESS", "host:port for the OpenAI API", default="127.0.0.1:8080")
     address: str = setting("GATEWAY_ADDRESS", "host:port to serve gRPC on", default="127.0.0.1:50055")
@@ -74,7 +76,7 @@ async def run(settings: Settings, program: Program) -> None:
     )
     http = HttpServer(settings.http_address, make_app(gateway))
     http.bind()
-    generating = GenerationRpc(keys, gateway.generation, settings.max_body_bytes)
+    generating = GenerationRpc(gateway.generation, settings.max_body_bytes)
     server = GrpcServer(
         settings.address,
         [
@@ -82,6 +84,7 @@ async def run(settings: Settings, program: Program) -> None:
             registration(generation_pb2_grpc, generation_pb2, "GenerationService", generating),
         ],
         program.metrics,
+        Authentication(settings.service_token, functools.partial(principal_of, keys)),
     )
     first_key = functools.partial(ensure_first_key, keys, Path(settings.api_key_file))
     gc.collect()

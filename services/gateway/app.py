@@ -76,7 +76,7 @@ def make_app(gateway: Gateway) -> FastAPI:
         for path, check in ((CHAT, check_chat), (COMPLETIONS, check_completion))
     }
     app.add_middleware(Shortcut, paths={("POST", path): answering for path, answering in paths.items()})
-    app.add_middleware(Authentication, keys=gateway.keys)
+    app.add_middleware(Authentication, keys=gateway.keys, routes=lambda: app.router.routes)
     app.add_middleware(Door, present=present, observe=gateway.usage.requested)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)

@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 
 from services.common.errors import AfinaError, OverLimit, Unavailable
-from services.gateway.keys import ApiKey
 from services.gateway.openai.parameters import Asked
 from services.gateway.routing import Route, Routes
 from services.gateway.upstream import Answer, Upstream, refusal
@@ -52,20 +51,20 @@ class Generation:
     slots: Slots
 
     @asynccontextmanager
-    async def answer(self, key: ApiKey, path: str, asked: Asked) -> AsyncIterator["Reading"]:
-        """Ask for an answer and give it as soon as it has begun; leaving the block ends the work at the model server.
+    async def answer(self, project: str, path: str, asked: Asked) -> AsyncIterator["Reading"]:
+        """Ask in a project's name, and give the answer as soon as it has begun; leaving the block ends the work at the server.
 
         Raises: OverLimit (no place is free), NotFound (no such model), InvalidInput, Unavailable.
         """
         with self.slots:
-            route = await self.routes.find(key.project, asked.model)
+            route = await self.routes.find(project, asked.model)
             question, tells_usage = _with_usage(asked)
             async with self.upstream.ask(route, path, question, is_streamed=asked.is_streamed) as answer:
                 reading = Reading(route, asked.model, answer, tells_usage=tells_usage)
                 try:
                     yield reading
                 finally:
-                    self.usage.generated(key.project, route.kind, reading.usage)
+                    self.usage.generated(project, route.kind, reading.usage)
 
 
 def _with_usage(asked: Asked) -> tuple[dict[str, Any], bool]:

@@ -1,4 +1,4 @@
-"""API keys: what a client shows, what of it is kept, and for how long one look at the database is believed.
+"""API keys: what a client shows, and what of it is kept.
 
 Only the SHA-256 of a secret is stored: a secret has 256 random bits, so there is nothing to guess and nothing to salt.
 A second record, named by that hash, leads to the key in one look. It is written first and deleted first: what a crash
@@ -8,12 +8,13 @@ leaves behind is a key whose secret nobody was told, or one that is still listed
 import hashlib
 import re
 import secrets
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+
+from services.common import scopes
+from services.common.principal import Principal
 
 KIND = "apiKey"
 HASH_KIND = "apiKeyHash"
@@ -21,9 +22,6 @@ NAME = "projects/{project}/apiKeys/{key}"
 DEFAULT_PROJECT = "default"
 MAX_DISPLAY_NAME_CHARACTERS = 128
 MAX_TTL_S = 10 * 366 * 86400
-# A key revoked by another replica of the gateway is refused here after this long; by this one, at once.
-BELIEVED_S = 1.0
-MAX_BELIEVED = 4096
 
 _SECRET = re.compile(r"afina-[A-Za-z0-9_-]{43}")
 
@@ -36,12 +34,16 @@ class ApiKey:
     project: str
     display_name: str = ""
     expire_time: str = ""
-    inference_only: bool = False
     secret_sha256: str = ""
+    scopes: tuple[str, ...] = ()
 
     def has_expired(self, now: datetime) -> bool:
         """Whether its time is over."""
         return bool(self.expire_time) and now >= datetime.fromisoformat(self.expire_time)
+
+    def principal(self) -> Principal:
+        """Return who acts with it."""
+        return Principal(self.name, self.project, frozenset(self.scopes))
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -49,8 +51,11 @@ class ApiKey:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "ApiKey":
-        """Read it back."""
-        return cls(**document)
+        """Read it back; before there were scopes, a key could do everything, or only ask models."""
+        fields = dict(document)
+        earlier = ("inference",) if fields.pop("inference_only", False) else scopes.SCOPES
+        known = [scope for scope in fields.pop("scopes", earlier) if scope in scopes.SCOPES]
+        return cls(**fields, scopes=scopes.whole(known))
 
 
 def new_secret() -> str:
@@ -63,40 +68,6 @@ def is_secret(text: str) -> bool:
     return _SECRET.fullmatch(text) is not None
 
 
-def secret_of(authorization: str) -> str:
-    """Return the secret in `Bearer afina-...`, as a header or metadata carries it; empty where there is none."""
-    scheme, _, secret = authorization.partition(" ")
-    return secret.strip() if scheme.lower() == "bearer" else ""
-
-
 def sha256_of(secret: str) -> str:
     """How a secret is kept."""
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-class Believed:
-    """What the database said of the last keys that were shown, for a second each."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._known: OrderedDict[str, tuple[float, ApiKey | None]] = OrderedDict()
-        self.revocations = 0  # so far; an answer that was asked for before one of them may be what it was before
-
-    def get(self, secret_sha256: str) -> tuple[bool, ApiKey | None]:
-        """Return whether there is an answer, and the answer: a key, or None for a hash that no key has."""
-        until, key = self._known.get(secret_sha256, (0.0, None))
-        return self._clock() < until, key
-
-    def put(self, secret_sha256: str, key: ApiKey | None, revocations: int) -> None:
-        """Believe an answer for a while, unless a key was revoked since it was asked for; the oldest are forgotten first."""
-        if revocations != self.revocations:
-            return
-        self._known[secret_sha256] = (self._clock() + BELIEVED_S, key)
-        self._known.move_to_end(secret_sha256)
-        while len(self._known) > MAX_BELIEVED:
-            self._known.popitem(last=False)
-
-    def forget(self, secret_sha256: str) -> None:
-        """Ask the database next time, since a key was revoked."""
-        self.revocations += 1
-        self._known.pop(secret_sha256, None)

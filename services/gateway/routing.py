@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from afina.v1 import model_pb2 as pb
 from google.protobuf import timestamp_pb2
 
-from services.common.errors import AfinaError, InvalidInput, NotFound, Unavailable
+from services.common.errors import AfinaError, InvalidInput, NotFound, PermissionDenied, Unavailable
 from services.common.telemetry import log
 from services.common.transport.grpc_client import Client
 from services.gateway.belief import Belief, boot_time
@@ -240,7 +240,7 @@ class Routes:
     async def _ask(self, project: str, public_id: str) -> Route:
         try:
             model = await self._models.GetModel(pb.GetModelRequest(name=public_id, parent=f"projects/{project}"), timeout_s=10)
-        except (NotFound, InvalidInput) as error:
+        except (NotFound, InvalidInput, PermissionDenied) as error:
             raise model_not_found(public_id) from error
         owner = model.name.split("/")[1] if model.name.startswith("projects/") else ""
         if owner not in ("", project):

@@ -21,9 +21,7 @@ class ApiKeyRpc(api_key_pb2_grpc.ApiKeyServiceServicer):
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: grpc.aio.ServicerContext) -> pb.CreateApiKeyResponse:
         """See the proto."""
         ttl_s = request.ttl.seconds + request.ttl.nanos / 1e9 if request.HasField("ttl") else None
-        record, secret = await use_cases.create_key(
-            self._keys, request.parent, request.display_name, ttl_s, request.inference_only
-        )
+        record, secret = await use_cases.create_key(self._keys, request.parent, request.display_name, ttl_s, request.scopes)
         return pb.CreateApiKeyResponse(api_key=_message(record), secret=secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: grpc.aio.ServicerContext) -> pb.ListApiKeysResponse:
@@ -39,6 +37,10 @@ class ApiKeyRpc(api_key_pb2_grpc.ApiKeyServiceServicer):
         await use_cases.delete_key(self._keys, request.name)
         return empty_pb2.Empty()
 
+    async def VerifyApiKey(self, request: pb.VerifyApiKeyRequest, context: grpc.aio.ServicerContext) -> pb.ApiKey:
+        """See the proto."""
+        return _message(await use_cases.verify_key(self._keys, request.secret_sha256))
+
 
 def _message(record: Record) -> pb.ApiKey:
     key = ApiKey.from_document(record.document)
@@ -47,5 +49,5 @@ def _message(record: Record) -> pb.ApiKey:
         display_name=key.display_name,
         expire_time=wire.timestamp(key.expire_time),
         create_time=wire.timestamp(record.create_time),
-        inference_only=key.inference_only,
+        scopes=key.scopes,
     )

@@ -4,17 +4,20 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from services.common import scopes
+from services.common.believed import Believed
 from services.common.errors import InvalidInput, NotFound, Unauthenticated, Violation
 from services.common.names import last, new_id, parse, project_of
 from services.common.ports.database import Database, Record
+from services.common.principal import Principal, expired, unknown
 from services.common.telemetry import log
 from services.gateway import keys
-from services.gateway.keys import ApiKey, Believed
+from services.gateway.keys import ApiKey
 
 _logger = logging.getLogger("afina.gateway")
 
@@ -24,21 +27,25 @@ class Keys:
     """What the use cases of keys work with."""
 
     database: Database
-    believed: Believed = field(default_factory=Believed)
+    believed: Believed[ApiKey] = field(default_factory=Believed)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 async def create_key(
-    context: Keys, parent: str, display_name: str, ttl_s: float | None, inference_only: bool, secret: str = ""
+    context: Keys, parent: str, display_name: str, ttl_s: float | None, asked: Iterable[str] = (), secret: str = ""
 ) -> tuple[Record, str]:
-    """Issue a key and return its record with the secret, which is nowhere else afterwards. Raises: InvalidInput."""
+    """Issue a key and return its record with the secret, which is nowhere else afterwards.
+
+    Without scopes it may do whatever a key can be allowed. Raises: InvalidInput.
+    """
     project = project_of(parent)
     parse("projects/{project}", parent)
     _check(display_name, ttl_s)
     secret = secret or keys.new_secret()
     expire_time = "" if ttl_s is None else (context.clock() + timedelta(seconds=ttl_s)).isoformat()
     name = f"{parent}/apiKeys/{new_id('key')}"
-    key = ApiKey(name, project, display_name, expire_time, inference_only, keys.sha256_of(secret))
+    may = scopes.whole(asked) or scopes.SCOPES
+    key = ApiKey(name, project, display_name, expire_time, keys.sha256_of(secret), may)
     await context.database.create(keys.HASH_KIND, key.secret_sha256, key.to_document())
     return await context.database.create(keys.KIND, name, key.to_document()), secret
 
@@ -50,7 +57,7 @@ async def list_keys(context: Keys, parent: str, after: int | None, limit: int) -
 
 
 async def delete_key(context: Keys, name: str) -> None:
-    """Revoke a key. This replica refuses it at once, others within `keys.BELIEVED_S`. Raises: NotFound."""
+    """Revoke a key. This replica refuses it at once, others within `believed.BELIEVED_S`. Raises: NotFound."""
     parse(keys.NAME, name)
     record = await context.database.get(keys.KIND, name)
     secret_sha256 = record.document["secret_sha256"]
@@ -69,14 +76,23 @@ async def authenticate(context: Keys, secret: str) -> ApiKey:
         )
     key = await _known(context, keys.sha256_of(secret)) if keys.is_secret(secret) else None
     if key is None:
-        raise Unauthenticated(
-            f"Incorrect API key provided: {_masked(secret)}. Ask whoever runs this gateway for one.", reason="INVALID_API_KEY"
-        )
+        raise unknown(secret)
     if key.has_expired(context.clock()):
-        raise Unauthenticated(
-            f"The API key {last(key.name)} expired at {key.expire_time}; ask for a new one.", reason="API_KEY_EXPIRED"
-        )
+        raise expired(last(key.name), key.expire_time)
     return key
+
+
+async def principal_of(context: Keys, secret: str) -> Principal:
+    """Return who acts with a key. Raises: Unauthenticated."""
+    return (await authenticate(context, secret)).principal()
+
+
+async def verify_key(context: Keys, secret_sha256: str) -> Record:
+    """Return the key whose secret has that hash, also one that has expired. Raises: NotFound."""
+    try:
+        return await context.database.get(keys.HASH_KIND, secret_sha256)
+    except NotFound as error:
+        raise NotFound("No key's secret has that hash.") from error
 
 
 async def ensure_first_key(context: Keys, file: Path) -> None:
@@ -91,7 +107,7 @@ async def ensure_first_key(context: Keys, file: Path) -> None:
     secret = keys.new_secret()
     await asyncio.to_thread(_write_private, file, secret + "\n")
     parent = f"projects/{keys.DEFAULT_PROJECT}"
-    record, _ = await create_key(context, parent, "first key", None, inference_only=False, secret=secret)
+    record, _ = await create_key(context, parent, "first key", None, secret=secret)
     log(_logger, logging.INFO, "the first key was made", name=record.name, file=str(file))
 
 
@@ -117,10 +133,6 @@ def _check(display_name: str, ttl_s: float | None) -> None:
         violations.append(Violation("ttl", "OUT_OF_BOUNDS", f"ttl is {ttl_s:g} s; choose more than 0 and at most ten years."))
     if violations:
         raise InvalidInput("The key can't be made: " + " ".join(v.description for v in violations), violations=violations)
-
-
-def _masked(secret: str) -> str:
-    return f"{secret[:8]}***{secret[-4:]}" if len(secret) >= 24 else "***"
 
 
 def _write_private(file: Path, text: str) -> None:

@@ -25,6 +25,8 @@ from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
 from services.common.store_access import environment
+from services.common.transport.authentication import SERVICE_TOKEN_SETTING, Authentication
+from services.common.transport.gateway_keys import GatewayKeys
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.store_access_rpc import StoreAccessRpc
 from services.inference.chat_template import write_template
@@ -46,8 +48,10 @@ class Settings:
     database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     launcher: str = setting("LAUNCHER", "process:///folder, where model servers run")
     cache: str = setting("AFINA_CACHE", "a folder for bases and adapters fetched by digest")
+    service_token: str = setting(*SERVICE_TOKEN_SETTING, secret=True)
     address: str = setting("INFERENCE_ADDRESS", "host:port to serve on", default="127.0.0.1:50054")
     metrics_address: str = setting("INFERENCE_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9054")
+    gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway says whose a key is", default="127.0.0.1:50055")
     evaluator_address: str = setting("EVALUATOR_ADDRESS", "where evaluator answers", default="127.0.0.1:50053")
     accelerator: str = setting("AFINA_ACCELERATOR", "cpu or cuda: what model servers run on", default="cpu")
     kv_cache_gib: int = setting("KV_CACHE_GIB", "memory for a server's prompts and answers, on a CPU", default=1)
@@ -110,6 +114,7 @@ async def run(settings: Settings, program: Program) -> None:
                 registration(store_access_pb2_grpc, store_access_pb2, "StoreAccessService", StoreAccessRpc(store, access.grant)),
             ],
             program.metrics,
+            Authentication(settings.service_token, GatewayKeys(settings.gateway_address)),
         )
         servers = Reconciler(
             database,

@@ -21,6 +21,8 @@ from services.common.backends import choose
 from services.common.program import Program, main
 from services.common.reconcile import Reconciler
 from services.common.settings import setting
+from services.common.transport.authentication import SERVICE_TOKEN_SETTING, Authentication
+from services.common.transport.gateway_keys import GatewayKeys
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.worker_reports import WorkerRpc
 from services.trainer import job, sweep, token_count
@@ -43,8 +45,10 @@ class Settings:
     database: str = setting("DATABASE", "sqlite:///file or postgresql://…?schema=NAME, this program's own")
     launcher: str = setting("LAUNCHER", "process:///folder, where workers run")
     cache: str = setting("AFINA_CACHE", "a folder for bases fetched by digest")
+    service_token: str = setting(*SERVICE_TOKEN_SETTING, secret=True)
     address: str = setting("TRAINER_ADDRESS", "host:port to serve on", default="127.0.0.1:50052")
     metrics_address: str = setting("TRAINER_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9052")
+    gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway says whose a key is", default="127.0.0.1:50055")
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
     lease_s: float = setting("LEASE_S", "seconds that a claim on a job lasts", default=60.0)
@@ -79,6 +83,7 @@ async def run(settings: Settings, program: Program) -> None:
             registration(store_access_pb2_grpc, store_access_pb2, "StoreAccessService", store_access_rpc(trainer)),
         ],
         program.metrics,
+        Authentication(settings.service_token, GatewayKeys(settings.gateway_address)),
     )
     steps = {job.KIND: reconcile_job, token_count.KIND: reconcile_count, sweep.KIND: reconcile_sweep}
     loops = [

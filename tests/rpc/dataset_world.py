@@ -15,6 +15,7 @@ from services.common.backends.object_store.local import LocalObjectStore
 from services.common.transport.grpc_server import GrpcServer, registration
 from services.dataset.rpc import DatasetRpc, FileRpc
 from services.dataset.use_cases import Library
+from tests.builders import channel_to
 
 PROJECT = "projects/default"
 
@@ -37,7 +38,7 @@ class Running:
         """Serve."""
         await self.server.start()
         self.address = f"127.0.0.1:{self.server.port}"
-        self.channel = grpc.aio.insecure_channel(self.address)
+        self.channel = channel_to(self.address)
         self.files = file_pb2_grpc.FileServiceStub(self.channel)
         self.datasets = dataset_pb2_grpc.DatasetServiceStub(self.channel)
         return self

@@ -44,7 +44,7 @@ from services.dataset.rpc import DatasetRpc, FileRpc
 from services.dataset.use_cases import Library
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.use_cases import Keys
-from tests.builders import free_port, serving
+from tests.builders import SERVICE_TOKEN, free_port, serving
 
 BASE = "models/base"
 TUNED = "projects/default/models/tuned"
@@ -343,6 +343,7 @@ async def scripted_programs(folder: Path) -> AsyncIterator[World]:
             "programs": {},
         }
         write_json(home / "up.json", record)
+        (home / "service_token").write_text(SERVICE_TOKEN + "\n")
         (home / "api_key").write_text("afina-secret\n")
         world.environ = {"AFINA_HOME": str(home), "PATH": os.environ["PATH"]}
         yield world

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from google.rpc import error_details_pb2
 
 from services.cli.__main__ import afina
-from tests.builders import chat
+from tests.builders import SERVICE_TOKEN, chat
 from tests.rpc.dataset_world import Running, finalize, refused, rows
 
 GOOD = rows(12)
@@ -170,7 +170,7 @@ async def test_the_command_line_tells_line_and_fix_and_ends_with_2(running: Runn
     line, _, advice = BAD_LINES[case]
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD + line + b"\n")
-    environ = {"AFINA_HOME": str(tmp_path), "DATASET_ADDRESS": running.address}
+    environ = {"AFINA_HOME": str(tmp_path), "AFINA_SERVICE_TOKEN": SERVICE_TOKEN, "DATASET_ADDRESS": running.address}
     result = await asyncio.to_thread(CliRunner().invoke, afina, ["datasets", "create", str(path)], obj=environ)
     assert result.exit_code == 2
     assert "line 13" in result.stderr

@@ -14,6 +14,7 @@ from rich.console import Console
 from services.cli.__main__ import afina
 from services.cli.uploading import upload
 from services.common.transport.grpc_client import Client
+from tests.builders import SERVICE_TOKEN
 from tests.rpc.dataset_world import PROJECT, Running, rows
 
 
@@ -27,7 +28,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 async def run(running: Running, *arguments: str) -> Result:
     """Run a command in a thread of its own, as it has a loop of its own."""
-    environ = {"AFINA_HOME": str(running.store.root), "DATASET_ADDRESS": running.address}
+    environ = {"AFINA_HOME": str(running.store.root), "DATASET_ADDRESS": running.address, "AFINA_SERVICE_TOKEN": SERVICE_TOKEN}
     return await asyncio.to_thread(CliRunner().invoke, afina, arguments, obj=environ)
 
 

@@ -16,7 +16,7 @@ from services.cli.references import make_references
 from services.cli.sources import SourceFile
 from services.common.errors import InvalidInput
 from services.common.ports.manifest import Manifest
-from tests.builders import free_port
+from tests.builders import SERVICE_TOKEN, free_port
 from tests.hub_server import COMMIT, Hub, hub_server
 from tests.rpc.inference_world import World, inference_world
 from tests.servers import S3Server
@@ -48,6 +48,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with inference_world(tmp_path) as made:
         made.parts["environ"] = {
             "AFINA_HOME": str(tmp_path / "home"),
+            "AFINA_SERVICE_TOKEN": SERVICE_TOKEN,
             "OBJECT_STORE": f"file://{tmp_path}/objects",
             "INFERENCE_ADDRESS": made.address,
         }

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from services.cli.__main__ import afina
 from services.cli.recipes import read_recipes
 from services.common.errors import InvalidInput
+from tests.builders import SERVICE_TOKEN
 from tests.rpc.test_sweeps import PART, Sweeps
 from tests.rpc.trainer_world import trainer_world
 
@@ -26,7 +27,7 @@ async def sweeps(tmp_path: Path) -> AsyncIterator[Sweeps]:
 
 
 async def run(sweeps: Sweeps, home: Path, *arguments: str) -> Result:
-    environ = {"AFINA_HOME": str(home), "TRAINER_ADDRESS": sweeps.world.sweeps.address}
+    environ = {"AFINA_HOME": str(home), "AFINA_SERVICE_TOKEN": SERVICE_TOKEN, "TRAINER_ADDRESS": sweeps.world.sweeps.address}
     return await asyncio.to_thread(CliRunner().invoke, afina, ("sweeps", *arguments), obj=environ)
 
 

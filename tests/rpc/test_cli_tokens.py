@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from services.cli.__main__ import afina
 from services.common import errors
 from services.common.ports.launcher import LaunchManifest
+from tests.builders import SERVICE_TOKEN
 from tests.fakes import scripted_count
 from tests.rpc.trainer_world import World, trainer_world
 
@@ -24,7 +25,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def run(world: World, home: Path, *arguments: str) -> Result:
-    environ = {"AFINA_HOME": str(home), "TRAINER_ADDRESS": world.counts.address}
+    environ = {"AFINA_HOME": str(home), "AFINA_SERVICE_TOKEN": SERVICE_TOKEN, "TRAINER_ADDRESS": world.counts.address}
     command = ("datasets", "tokens", "ds-1", "--model", "tiny", *arguments)
     return await asyncio.to_thread(CliRunner().invoke, afina, command, obj=environ)
 

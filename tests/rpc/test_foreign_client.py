@@ -21,7 +21,7 @@ from google.rpc import error_details_pb2
 
 from services.common.backends.object_store.local import LocalObjectStore
 from services.common.ports.manifest import put_folder
-from tests.builders import chat, jsonl
+from tests.builders import SERVICE_TOKEN, chat, jsonl
 from tests.programs import Programs, running_programs
 from tests.unit.inference import adapters
 
@@ -164,22 +164,32 @@ CALLS = (
     Asked("inference", "EndpointService/PromoteEndpoint",
           ({"name": "{endpoint}", "model": f"{PARENT}/models/none", "evaluation": "{evaluation}"},), code="not_found"),
     # gateway; an answer of a model is asked for in test_generation.py
-    Asked("gateway", "GenerationService/Generate", (QUESTION,), code="unauthenticated", reason="API_KEY_MISSING"),
-    Asked("gateway", "GenerationService/StreamGenerate", (QUESTION,), code="unauthenticated", reason="API_KEY_MISSING"),
+    Asked("gateway", "GenerationService/Generate", (QUESTION,), code="permission_denied", reason="PROJECT_UNKNOWN"),
+    Asked("gateway", "GenerationService/StreamGenerate", (QUESTION,), code="permission_denied", reason="PROJECT_UNKNOWN"),
     Asked("gateway", "ApiKeyService/CreateApiKey", ({"parent": PARENT, "displayName": "foreign", "ttl": "3600s"},),
           {"key": "apiKey"}),
     Asked("gateway", "ApiKeyService/ListApiKeys", IN_PROJECT),
+    Asked("gateway", "ApiKeyService/VerifyApiKey", ({"secretSha256": "0" * 64},), code="not_found"),
     Asked("gateway", "ApiKeyService/DeleteApiKey", ({"name": "{key}"},)),
     Asked("gateway", "ApiKeyService/DeleteApiKey", ({"name": "{key}"},), code="not_found", reason="NOT_FOUND"),
 )  # fmt: skip
 
 
-def curl(*arguments: str) -> list[str]:
+def curl(*arguments: str, token: str = SERVICE_TOKEN) -> list[str]:
     """The client's command."""
     program = Path(sys.executable).with_name("buf")
     if not program.exists():
         pytest.skip("needs buf: pip install buf-bin")
-    return [str(program), "curl", "--protocol", "grpc", "--http2-prior-knowledge", *arguments]
+    return [
+        str(program),
+        "curl",
+        "--protocol",
+        "grpc",
+        "--http2-prior-knowledge",
+        "-H",
+        f"authorization: Bearer {token}",
+        *arguments,
+    ]
 
 
 def buf(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

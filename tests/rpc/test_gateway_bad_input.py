@@ -152,7 +152,7 @@ async def test_a_wrong_key_is_refused_before_anything_is_read(world: World) -> N
 
 
 async def test_a_key_for_asking_only_may_ask_and_nothing_else(world: World) -> None:
-    _, secret = await create_key(world.gateway.keys, "projects/default", "asks", None, inference_only=True)
+    _, secret = await create_key(world.gateway.keys, "projects/default", "asks", None, ["inference"])
     headers = {"Authorization": f"Bearer {secret}"}
     for method, path in (("GET", "/v1/files"), ("POST", UPLOADS), ("POST", JOBS), ("DELETE", "/v1/models/tiny")):
         assert (await _send(world, method, path, 403, headers=headers))["code"] == "insufficient_permissions"

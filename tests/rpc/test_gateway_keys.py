@@ -105,7 +105,7 @@ class SlowOnce(SqlDatabase):
 async def test_a_look_that_was_under_way_when_its_key_was_revoked_does_not_keep_the_key_alive(tmp_path: Path) -> None:
     database = SlowOnce(f"sqlite:///{tmp_path}/keys.db")
     context = Keys(database)
-    record, secret = await create_key(context, PARENT, "", None, inference_only=False)
+    record, secret = await create_key(context, PARENT, "", None)
     look = asyncio.create_task(authenticate(context, secret))
     await database.has_looked.wait()
     await delete_key(context, record.name)
@@ -142,7 +142,7 @@ async def test_a_key_expires_when_its_time_is_over(gateway: RunningGateway, cloc
 
 
 async def test_a_key_for_inference_alone_may_ask_and_list_models_but_not_manage(gateway: RunningGateway) -> None:
-    secret = (await issue(gateway, inference_only=True)).secret
+    secret = (await issue(gateway, scopes=["inference"])).secret
     assert await ask(gateway, secret) == "hi"
     client = gateway.client(secret)
     assert [model.id async for model in client.models.list()] == ["smol"]

@@ -12,7 +12,7 @@ from afina.v1 import fine_tuning_job_pb2 as pb
 from afina.v1 import fine_tuning_job_pb2_grpc
 
 from services.common import telemetry
-from tests.builders import eventually
+from tests.builders import channel_to, eventually
 from tests.rpc.jobs_world import jobs_world
 from tests.rpc.trainer_world import FILE, trainer_world
 
@@ -88,7 +88,7 @@ async def test_a_call_without_a_trace_gets_one_and_is_told_it_also_where_it_fail
     import grpc
 
     async with trainer_world(tmp_path) as world:
-        async with grpc.aio.insecure_channel(world.jobs.address) as channel:
+        async with channel_to(world.jobs.address) as channel:
             stub = fine_tuning_job_pb2_grpc.FineTuningJobServiceStub(channel)
             call = stub.ListFineTuningJobs(pb.ListFineTuningJobsRequest(parent="projects/default"))
             await call

@@ -3,6 +3,9 @@
 files = Client(FileServiceStub, "127.0.0.1:50051")
 file = await files.GetFile(file_pb2.GetFileRequest(name=name), timeout_s=10)
 async for part in files.ReadFile(request): ...
+
+It says who calls, in this one place: with the service token of this process (AFINA_SERVICE_TOKEN), or with what it is given,
+such as a project's API key. What a program does for a key it does in that key's name.
 """
 
 import json
@@ -13,7 +16,9 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from services.common import errors
+from services.common.principal import acting
 from services.common.telemetry import carried
+from services.common.transport.authentication import ACTING_FOR, AUTHORIZATION, service_token
 from services.common.transport.grpc_server import DETAILS_KEY, ERROR_BY_CODE, MAX_MESSAGE_BYTES
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -38,8 +43,11 @@ _RETRY = json.dumps(
 class Client:
     """One service of one program. Methods are the stub's, with `timeout_s` and Afina's errors."""
 
-    def __init__(self, stub: Callable[[grpc.aio.Channel], Any], address: str, *, retry: bool = True) -> None:
+    def __init__(
+        self, stub: Callable[[grpc.aio.Channel], Any], address: str, *, retry: bool = True, token: str | None = None
+    ) -> None:
         self.address = address
+        self._token = token
         self._stub_class = stub
         self._retry = retry
         self._channel: grpc.aio.Channel | None = None
@@ -66,12 +74,12 @@ class Client:
 
     async def _unary(self, call: Any, request: Any, timeout_s: float | None, metadata: Any) -> Any:
         try:
-            return await call(request, timeout=timeout_s, metadata=_with_trace(metadata))
+            return await call(request, timeout=timeout_s, metadata=self._with_caller(metadata))
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
 
     async def _stream(self, call: Any, request: Any, timeout_s: float | None, metadata: Any) -> AsyncIterator[Any]:
-        streamed = call(request, timeout=timeout_s, metadata=_with_trace(metadata))
+        streamed = call(request, timeout=timeout_s, metadata=self._with_caller(metadata))
         try:
             async for response in streamed:
                 yield response
@@ -79,6 +87,16 @@ class Client:
             raise self._translate(error) from error
         finally:
             streamed.cancel()  # where the caller stops reading, so does the server's work; a call that has ended stays as it is
+
+    def _with_caller(self, metadata: Any) -> Any:
+        """Return metadata with the trace and with who calls, unless that is in it already."""
+        if any(key == AUTHORIZATION for key, _ in metadata):
+            return (*metadata, *carried().items())
+        token = service_token() if self._token is None else self._token
+        caller = [(AUTHORIZATION, f"Bearer {token}")] if token else []
+        if self._token is None and acting().project:
+            caller.append((ACTING_FOR, acting().name))
+        return (*metadata, *caller, *carried().items())
 
     def _translate(self, error: grpc.aio.AioRpcError) -> errors.AfinaError:
         return translate(error, self.address)
@@ -111,7 +129,3 @@ def translate(error: grpc.RpcError, address: str) -> errors.AfinaError:
         kind, reason = errors.Unavailable, "DEADLINE_EXCEEDED"
     count = int(metadata.pop("violation_count", 0)) or None
     return kind(message, reason=reason, metadata=metadata, violations=violations, violation_count=count)
-
-
-def _with_trace(metadata: Any) -> Any:
-    return (*metadata, *carried().items())

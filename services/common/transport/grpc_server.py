@@ -1,4 +1,4 @@
-"""A gRPC server as all five programs run it: health, reflection, rich errors, limits, graceful stop.
+"""A gRPC server as all five programs run it: who calls, health, reflection, rich errors, limits, graceful stop.
 
 Handlers raise Afina's errors; the interceptor turns them into `google.rpc.Status` with `ErrorInfo` and `BadRequest`.
 Whatever else is raised becomes INTERNAL with an incident id that stands in the log beside the traceback.
@@ -21,7 +21,9 @@ from grpc_reflection.v1alpha import reflection
 
 from services.common import errors
 from services.common.metrics import OK, Metrics
+from services.common.principal import Principal, act_as
 from services.common.telemetry import TRACEPARENT, TRACERESPONSE, follow, log, traceparent
+from services.common.transport.authentication import Authentication, all_within_project, service_token, within_project
 
 MAX_MESSAGE_BYTES = 8 << 20
 MAX_VIOLATIONS = 50
@@ -86,11 +88,11 @@ def _packed(message: Any) -> any_pb2.Any:
     return packed
 
 
-class _Errors(grpc.aio.ServerInterceptor):
-    """Turns what handlers raise into rich statuses, bounds their time, counts and logs each call."""
+class _Calls(grpc.aio.ServerInterceptor):
+    """Asks who calls, turns what handlers raise into rich statuses, bounds their time, counts and logs each call."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, authentication: Authentication) -> None:
+        self._metrics, self._authentication = metrics, authentication
 
     async def intercept_service(
         self,
@@ -101,18 +103,25 @@ class _Errors(grpc.aio.ServerInterceptor):
         if handler is None or details.method.startswith("/grpc."):
             return handler
         method = details.method
-        trace = str(dict(details.invocation_metadata).get(TRACEPARENT, ""))
+        metadata = dict(details.invocation_metadata)
+        trace = str(metadata.get(TRACEPARENT, ""))
+        look = all_within_project if handler.request_streaming else within_project
+
+        async def caller() -> Principal:
+            principal = await self._authentication.principal(method, metadata)
+            act_as(principal)
+            return principal
 
         async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
             behaviour = handler.unary_unary or handler.stream_unary
             async with _Call(method, trace, context, self._metrics):
                 async with asyncio.timeout(context.time_remaining() or DEFAULT_DEADLINE_S):
-                    return await behaviour(request, context)
+                    return await behaviour(look(await caller(), method, request), context)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             behaviour = handler.unary_stream or handler.stream_stream
             async with _Call(method, trace, context, self._metrics):
-                async for response in behaviour(request, context):
+                async for response in behaviour(look(await caller(), method, request), context):
                     yield response
 
         make = {
@@ -186,14 +195,23 @@ class Registration:
 
 
 class GrpcServer:
-    """One gRPC server on one address. `port` is known after `start`, also where 0 was asked for."""
+    """One gRPC server on one address. `port` is known after `start`, also where 0 was asked for.
 
-    def __init__(self, address: str, registrations: Sequence[Registration], metrics: Metrics | None = None) -> None:
+    Without an `authentication` of its own it knows the service token of this process, and no API key.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        registrations: Sequence[Registration],
+        metrics: Metrics | None = None,
+        authentication: Authentication | None = None,
+    ) -> None:
         self.address = address
         self.port = 0
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[_Errors(metrics or Metrics())],
+            interceptors=[_Calls(metrics or Metrics(), authentication or Authentication(service_token()))],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -39,10 +39,10 @@ class GenerationPath:
         key: ApiKey = scope["afina.key"]
         asked = self.check(parse_json(await read_body(scope, receive, self.max_body_bytes, self.body_timeout_s)))
         # Only now a place is taken: a client that sends slowly holds nobody's.
-        await unless_client_leaves(receive, self._answer(key, asked, send))
+        await unless_client_leaves(receive, self._answer(key.project, asked, send))
 
-    async def _answer(self, key: ApiKey, asked: Asked, send: Send) -> None:
-        async with self.generation.answer(key, self.path, asked) as reading:
+    async def _answer(self, project: str, asked: Asked, send: Send) -> None:
+        async with self.generation.answer(project, self.path, asked) as reading:
             if asked.is_streamed:
                 await _stream(reading, send, self.stall_s)
                 return

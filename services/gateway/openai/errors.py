@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.common import errors
+from services.common.principal import secret_of
 from services.common.transport.http_server import Headers, header, status_of
-from services.gateway.keys import secret_of
 from services.gateway.openai import absent
 
 RETRY_AFTER_S = "2"

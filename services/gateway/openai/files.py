@@ -16,14 +16,14 @@ from services.common.names import last
 from services.common.transport.grpc_client import Client
 from services.common.transport.http_server import header, limited
 from services.gateway.keys import ApiKey
-from services.gateway.openai.callers import manager
+from services.gateway.openai.callers import caller
 from services.gateway.openai.errors import invalid, unknown_parameter
 from services.gateway.openai.paging import every, only_query, page
 
 CHUNK_BYTES = 1 << 20
 UPLOAD_TIMEOUT_S = 600.0
 MULTIPART_BYTES = 1 << 16  # what boundaries and the other fields may take
-Manager = Annotated[ApiKey, Depends(manager)]
+Caller = Annotated[ApiKey, Depends(caller)]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PARAMS = {"metadata.display_name": "file", "metadata.purpose": "purpose", "chunk": "file"}
 _CHARSET = re.compile(rb"charset=\"?([^;\"\s]+)")
@@ -34,12 +34,12 @@ def router(files: Client, max_file_bytes: int) -> APIRouter:
     routes = APIRouter(prefix="/v1/files")
 
     @routes.post("")
-    async def create(request: Request, key: Manager) -> dict[str, Any]:
+    async def create(request: Request, key: Caller) -> dict[str, Any]:
         return object_of(await _create(files, request, key, max_file_bytes))
 
     @routes.get("", dependencies=[Depends(only_query("after", "limit", "order", "purpose"))])
     async def list_all(
-        key: Manager,
+        key: Caller,
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
         order: Literal["asc", "desc"] = "desc",
@@ -49,11 +49,11 @@ def router(files: Client, max_file_bytes: int) -> APIRouter:
         return await page(_selected(found, order, purpose), after, limit)
 
     @routes.get("/{file_id}")
-    async def retrieve(file_id: str, key: Manager) -> dict[str, Any]:
+    async def retrieve(file_id: str, key: Caller) -> dict[str, Any]:
         return object_of(await files.GetFile(pb.GetFileRequest(name=name_of(key, file_id))))
 
     @routes.get("/{file_id}/content")
-    async def content(file_id: str, key: Manager) -> StreamingResponse:
+    async def content(file_id: str, key: Caller) -> StreamingResponse:
         file = await files.GetFile(pb.GetFileRequest(name=name_of(key, file_id)))
         chunks = files.ReadFile(pb.ReadFileRequest(name=file.name))
         first = await anext(chunks, pb.ReadFileResponse())  # what is wrong shows before the status is sent
@@ -62,7 +62,7 @@ def router(files: Client, max_file_bytes: int) -> APIRouter:
         return StreamingResponse(_bytes(first, chunks), media_type="application/octet-stream", headers=headers)
 
     @routes.delete("/{file_id}")
-    async def delete(file_id: str, key: Manager) -> dict[str, Any]:
+    async def delete(file_id: str, key: Caller) -> dict[str, Any]:
         await files.DeleteFile(pb.DeleteFileRequest(name=name_of(key, file_id)))
         return {"id": file_id, "object": "file", "deleted": True}
 

@@ -15,7 +15,7 @@ from services.common.transport.grpc_client import Client
 from services.common.transport.http_server import header, read_body
 from services.common.transport.wire import MAX_PAGE
 from services.gateway.keys import ApiKey
-from services.gateway.openai.callers import manager
+from services.gateway.openai.callers import caller
 from services.gateway.openai.errors import invalid
 from services.gateway.openai.fine_tuning_objects import checkpoint_of, event_of, job_of, sequence_of
 from services.gateway.openai.fine_tuning_parameters import asked_job
@@ -24,7 +24,7 @@ from services.gateway.openai.paging import PAGE, every, only_query, page
 from services.gateway.routing import model_not_found
 
 EVENT_PAGE = 1000
-Manager = Annotated[ApiKey, Depends(manager)]
+Caller = Annotated[ApiKey, Depends(caller)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _METADATA = re.compile(r"metadata\[(.+)\]")
@@ -46,7 +46,7 @@ def router(jobs: Client, max_body_bytes: int, body_timeout_s: float) -> APIRoute
     routes = APIRouter(prefix="/v1/fine_tuning/jobs")
 
     @routes.post("")
-    async def create(request: Request, key: Manager) -> dict[str, Any]:
+    async def create(request: Request, key: Caller) -> dict[str, Any]:
         body = parse_strictly(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
         asked = asked_job(body, key.project)
         once = header(request.scope, b"idempotency-key") or secrets.token_bytes(16)
@@ -61,7 +61,7 @@ def router(jobs: Client, max_body_bytes: int, body_timeout_s: float) -> APIRoute
             raise _in_openai_words(error, asked) from error
 
     @routes.get("", dependencies=[Depends(only_query("after", "limit", "metadata", prefix="metadata["))])
-    async def list_all(request: Request, key: Manager, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+    async def list_all(request: Request, key: Caller, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         wanted = _metadata_filter(request)
         call = pb.ListFineTuningJobsRequest(
             parent=f"projects/{key.project}", page_size=PAGE if after or wanted else min(limit + 1, MAX_PAGE)
@@ -77,30 +77,30 @@ def _add_one_job(routes: APIRouter, jobs: Client) -> None:
     """Add the routes of a job that exists."""
 
     @routes.get("/{job_id}")
-    async def retrieve(job_id: str, key: Manager) -> dict[str, Any]:
+    async def retrieve(job_id: str, key: Caller) -> dict[str, Any]:
         return job_of(await jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=_name(key, job_id))))
 
     @routes.post("/{job_id}/cancel")
-    async def cancel(job_id: str, key: Manager) -> dict[str, Any]:
+    async def cancel(job_id: str, key: Caller) -> dict[str, Any]:
         return job_of(await jobs.CancelFineTuningJob(pb.CancelFineTuningJobRequest(name=_name(key, job_id))))
 
     @routes.post("/{job_id}/pause")
-    async def pause(job_id: str, key: Manager) -> dict[str, Any]:
+    async def pause(job_id: str, key: Caller) -> dict[str, Any]:
         return job_of(await jobs.PauseFineTuningJob(pb.PauseFineTuningJobRequest(name=_name(key, job_id))))
 
     @routes.post("/{job_id}/resume")
-    async def resume(job_id: str, key: Manager) -> dict[str, Any]:
+    async def resume(job_id: str, key: Caller) -> dict[str, Any]:
         return job_of(await jobs.ResumeFineTuningJob(pb.ResumeFineTuningJobRequest(name=_name(key, job_id))))
 
     @routes.get("/{job_id}/events", dependencies=[Depends(only_query("after", "limit"))])
-    async def list_events(job_id: str, key: Manager, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+    async def list_events(job_id: str, key: Caller, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         events = [event_of(job_id, event) async for event in _events(jobs, _name(key, job_id))]
         if after is not None and sequence_of(job_id, after) is None:
             raise invalid("after", f"Invalid 'after': there is no event with the id '{after[:100]}' in this list.")
         return await page(_newest_first(events), after, limit)
 
     @routes.get("/{job_id}/checkpoints", dependencies=[Depends(only_query("after", "limit"))])
-    async def list_checkpoints(job_id: str, key: Manager, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
+    async def list_checkpoints(job_id: str, key: Caller, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
         job = await jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=_name(key, job_id)))
         return await page(_newest_first([checkpoint_of(job_id, told) for told in job.checkpoints]), after, limit)
 

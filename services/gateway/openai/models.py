@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 from services.common.errors import InvalidInput
 from services.common.transport.grpc_client import Client
 from services.gateway.keys import ApiKey
-from services.gateway.openai.callers import caller, manager
+from services.gateway.openai.callers import caller
 from services.gateway.openai.paging import only_query
 from services.gateway.routing import Route, Routes
 
@@ -26,7 +26,7 @@ def router(table: Routes, models: Client) -> APIRouter:
         return object_of(await table.find(key.project, model))
 
     @routes.delete("/{model:path}")
-    async def delete(model: str, key: Annotated[ApiKey, Depends(manager)]) -> dict[str, Any]:
+    async def delete(model: str, key: Annotated[ApiKey, Depends(caller)]) -> dict[str, Any]:
         route = await table.find(key.project, model)
         if not model.startswith("ft:") or route.kind not in ("adapter", "full"):
             raise InvalidInput(

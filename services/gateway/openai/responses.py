@@ -13,7 +13,7 @@ from fastapi import APIRouter
 
 from services.common.errors import InvalidInput, NotFound
 from services.common.transport.http_server import App, Message, Receive, Scope, Send, read_body
-from services.gateway.openai.files import Manager
+from services.gateway.openai.files import Caller
 from services.gateway.openai.json_body import parse_strictly
 from services.gateway.openai.responses_objects import Events, response_of
 from services.gateway.openai.responses_parameters import PARAMS, AskedResponse, asked_response
@@ -50,7 +50,7 @@ def router() -> APIRouter:
 
     @routes.post("/compact")
     @routes.post("/input_tokens")
-    async def refuse(key: Manager) -> None:
+    async def refuse(key: Caller) -> None:
         told = "Responses are neither compacted nor counted here; ask for the response itself, whose 'usage' counts its tokens."
         raise NotFound(told, reason="UNSUPPORTED_URL")
 
@@ -58,7 +58,7 @@ def router() -> APIRouter:
     @routes.delete("/{response_id}")
     @routes.post("/{response_id}/cancel")
     @routes.get("/{response_id}/input_items")
-    async def not_stored(response_id: str, key: Manager) -> None:
+    async def not_stored(response_id: str, key: Caller) -> None:
         told = f"Response with id '{response_id[:100]}' not found: responses are not stored here; keep what you were given."
         raise NotFound(told, reason="RESPONSE_NOT_FOUND", metadata={"param": "response_id"})
 

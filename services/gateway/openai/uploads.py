@@ -16,7 +16,7 @@ from services.common.transport.http_server import read_body
 from services.gateway.keys import ApiKey
 from services.gateway.openai import files as files_api
 from services.gateway.openai.errors import invalid, unknown_parameter
-from services.gateway.openai.files import UPLOAD_TIMEOUT_S, Manager
+from services.gateway.openai.files import UPLOAD_TIMEOUT_S, Caller
 from services.gateway.openai.json_body import parse_strictly
 
 MAX_PART_BYTES = 64 << 20  # Source: OpenAI's API reference; its SDK sends parts of 64 MiB
@@ -42,13 +42,13 @@ def router(uploads: Client, files: Client, max_body_bytes: int, body_timeout_s: 
     routes = APIRouter(prefix="/v1/uploads")
 
     @routes.post("")
-    async def create(request: Request, key: Manager) -> dict[str, Any]:
+    async def create(request: Request, key: Caller) -> dict[str, Any]:
         body = parse_strictly(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
         asked = pb.CreateUploadRequest(parent=f"projects/{key.project}", upload=_asked(body))
         return await _object(files, await _said(uploads.CreateUpload(asked)))
 
     @routes.post("/{upload_id}/parts")
-    async def add_part(upload_id: str, request: Request, key: Manager) -> dict[str, Any]:
+    async def add_part(upload_id: str, request: Request, key: Caller) -> dict[str, Any]:
         name = _name(key, upload_id)
         async with files_api.form_of(request, MAX_PART_BYTES) as form:
             part = await _said(uploads.AddUploadPart(_messages(name, _data(form)), timeout_s=UPLOAD_TIMEOUT_S), upload_id)
@@ -56,13 +56,13 @@ def router(uploads: Client, files: Client, max_body_bytes: int, body_timeout_s: 
         return {"id": last(part.name), "object": "upload.part", "created_at": created_at, "upload_id": upload_id}
 
     @routes.post("/{upload_id}/complete")
-    async def complete(upload_id: str, request: Request, key: Manager) -> dict[str, Any]:
+    async def complete(upload_id: str, request: Request, key: Caller) -> dict[str, Any]:
         body = parse_strictly(await read_body(request.scope, request.receive, max_body_bytes, body_timeout_s))
         asked = _completion(_name(key, upload_id), body)
         return await _object(files, await _said(uploads.CompleteUpload(asked, timeout_s=UPLOAD_TIMEOUT_S), upload_id))
 
     @routes.post("/{upload_id}/cancel")
-    async def cancel(upload_id: str, key: Manager) -> dict[str, Any]:
+    async def cancel(upload_id: str, key: Caller) -> dict[str, Any]:
         asked = pb.CancelUploadRequest(name=_name(key, upload_id))
         return await _object(files, await _said(uploads.CancelUpload(asked), upload_id))
 

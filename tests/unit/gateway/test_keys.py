@@ -3,8 +3,9 @@
 import hashlib
 from datetime import UTC, datetime, timedelta
 
+from services.common.believed import BELIEVED_S, MAX_BELIEVED, Believed
 from services.gateway import keys
-from services.gateway.keys import ApiKey, Believed
+from services.gateway.keys import ApiKey
 
 
 def test_a_secret_holds_256_random_bits_in_43_characters_after_the_prefix() -> None:
@@ -33,17 +34,17 @@ def test_a_key_expires_at_its_time_and_one_without_a_time_never_does() -> None:
 
 def test_an_answer_is_believed_for_a_second_and_for_as_many_keys_as_there_is_room() -> None:
     now = [0.0]
-    believed = Believed(lambda: now[0])
+    believed: Believed[ApiKey] = Believed(lambda: now[0])
     key = ApiKey("projects/p/apiKeys/k", "p")
     believed.put("a", key, 0)
     believed.put("b", None, 0)
     assert believed.get("a") == (True, key)
     assert believed.get("b") == (True, None)
     assert believed.get("c") == (False, None)
-    now[0] = keys.BELIEVED_S
+    now[0] = BELIEVED_S
     assert not believed.get("a")[0]
     believed.put("a", key, 0)
-    for number in range(keys.MAX_BELIEVED):
+    for number in range(MAX_BELIEVED):
         believed.put(str(number), None, 0)
     assert not believed.get("a")[0]
     assert believed.get("0")[0]
@@ -52,7 +53,7 @@ def test_an_answer_is_believed_for_a_second_and_for_as_many_keys_as_there_is_roo
 
 
 def test_an_answer_that_was_asked_for_before_a_revocation_is_not_believed() -> None:
-    believed = Believed(lambda: 0.0)
+    believed: Believed[ApiKey] = Believed(lambda: 0.0)
     asked_at = believed.revocations
     believed.forget("a")
     believed.put("a", ApiKey("projects/p/apiKeys/k", "p"), asked_at)

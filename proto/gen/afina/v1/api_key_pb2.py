@@ -28,7 +28,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61\x66ina/v1/api_key.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x06\x41piKey\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x16\n\x0einference_only\x18\x05 \x01(\x08\"\x81\x01\n\x13\x43reateApiKeyRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0einference_only\x18\x04 \x01(\x08\"I\n\x14\x43reateApiKeyResponse\x12!\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x10.afina.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"Q\n\x12ListApiKeysRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x13ListApiKeysResponse\x12\"\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x10.afina.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13\x44\x65leteApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xf1\x01\n\rApiKeyService\x12M\n\x0c\x43reateApiKey\x12\x1d.afina.v1.CreateApiKeyRequest\x1a\x1e.afina.v1.CreateApiKeyResponse\x12J\n\x0bListApiKeys\x12\x1c.afina.v1.ListApiKeysRequest\x1a\x1d.afina.v1.ListApiKeysResponse\x12\x45\n\x0c\x44\x65leteApiKey\x12\x1d.afina.v1.DeleteApiKeyRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61\x66ina/v1/api_key.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x01\n\x06\x41piKey\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0e\n\x06scopes\x18\x06 \x03(\tJ\x04\x08\x05\x10\x06R\x0einference_only\"\x8f\x01\n\x13\x43reateApiKeyRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06scopes\x18\x05 \x03(\tJ\x04\x08\x04\x10\x05R\x0einference_only\"I\n\x14\x43reateApiKeyResponse\x12!\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x10.afina.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"Q\n\x12ListApiKeysRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x13ListApiKeysResponse\x12\"\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x10.afina.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13\x44\x65leteApiKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"2\n\x13VerifyApiKeyRequest\x12\x1b\n\rsecret_sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xb2\x02\n\rApiKeyService\x12M\n\x0c\x43reateApiKey\x12\x1d.afina.v1.CreateApiKeyRequest\x1a\x1e.afina.v1.CreateApiKeyResponse\x12J\n\x0bListApiKeys\x12\x1c.afina.v1.ListApiKeysRequest\x1a\x1d.afina.v1.ListApiKeysResponse\x12\x45\n\x0c\x44\x65leteApiKey\x12\x1d.afina.v1.DeleteApiKeyRequest\x1a\x16.google.protobuf.Empty\x12?\n\x0cVerifyApiKey\x12\x1d.afina.v1.VerifyApiKeyRequest\x1a\x10.afina.v1.ApiKeyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,18 +45,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_DELETEAPIKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEAPIKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_VERIFYAPIKEYREQUEST'].fields_by_name['secret_sha256']._loaded_options = None
+  _globals['_VERIFYAPIKEYREQUEST'].fields_by_name['secret_sha256']._serialized_options = b'\342A\001\002'
   _globals['_APIKEY']._serialized_start=164
-  _globals['_APIKEY']._serialized_end=342
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=345
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=474
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=476
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=549
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=551
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=632
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=634
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=716
-  _globals['_DELETEAPIKEYREQUEST']._serialized_start=718
-  _globals['_DELETEAPIKEYREQUEST']._serialized_end=759
-  _globals['_APIKEYSERVICE']._serialized_start=762
-  _globals['_APIKEYSERVICE']._serialized_end=1003
+  _globals['_APIKEY']._serialized_end=356
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=359
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=502
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=504
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=577
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=579
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=660
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=662
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=744
+  _globals['_DELETEAPIKEYREQUEST']._serialized_start=746
+  _globals['_DELETEAPIKEYREQUEST']._serialized_end=787
+  _globals['_VERIFYAPIKEYREQUEST']._serialized_start=789
+  _globals['_VERIFYAPIKEYREQUEST']._serialized_end=839
+  _globals['_APIKEYSERVICE']._serialized_start=842
+  _globals['_APIKEYSERVICE']._serialized_end=1148
 # @@protoc_insertion_point(module_scope)

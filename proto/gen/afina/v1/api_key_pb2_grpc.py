@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class ApiKeyServiceStub:
-    """ApiKeyService issues keys. Served by the gateway program.
+    """ApiKeyService issues keys, for whoever has the service token of the installation. Served by the gateway program.
     """
 
     def __init__(self, channel):
@@ -51,10 +51,15 @@ class ApiKeyServiceStub:
                 request_serializer=afina_dot_v1_dot_api__key__pb2.DeleteApiKeyRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.VerifyApiKey = channel.unary_unary(
+                '/afina.v1.ApiKeyService/VerifyApiKey',
+                request_serializer=afina_dot_v1_dot_api__key__pb2.VerifyApiKeyRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_api__key__pb2.ApiKey.FromString,
+                _registered_method=True)
 
 
 class ApiKeyServiceServicer:
-    """ApiKeyService issues keys. Served by the gateway program.
+    """ApiKeyService issues keys, for whoever has the service token of the installation. Served by the gateway program.
     """
 
     def CreateApiKey(self, request, context):
@@ -78,6 +83,13 @@ class ApiKeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyApiKey(self, request, context):
+        """Says which key a secret is, by its hash, also one that has expired. For Afina's other programs. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ApiKeyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +108,11 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     request_deserializer=afina_dot_v1_dot_api__key__pb2.DeleteApiKeyRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
+            'VerifyApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyApiKey,
+                    request_deserializer=afina_dot_v1_dot_api__key__pb2.VerifyApiKeyRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_api__key__pb2.ApiKey.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'afina.v1.ApiKeyService', rpc_method_handlers)
@@ -105,7 +122,7 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ApiKeyService:
-    """ApiKeyService issues keys. Served by the gateway program.
+    """ApiKeyService issues keys, for whoever has the service token of the installation. Served by the gateway program.
     """
 
     @staticmethod
@@ -179,6 +196,33 @@ class ApiKeyService:
             '/afina.v1.ApiKeyService/DeleteApiKey',
             afina_dot_v1_dot_api__key__pb2.DeleteApiKeyRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.ApiKeyService/VerifyApiKey',
+            afina_dot_v1_dot_api__key__pb2.VerifyApiKeyRequest.SerializeToString,
+            afina_dot_v1_dot_api__key__pb2.ApiKey.FromString,
             options,
             channel_credentials,
             insecure,
