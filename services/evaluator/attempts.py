@@ -29,7 +29,7 @@ from services.common.ports.database import NewEvent, Record
 from services.common.ports.launcher import Observation, Workload, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
-from services.evaluator import suite
+from services.evaluator import held_out, suite
 from services.evaluator.clients import Key
 from services.evaluator.evaluation import KIND, MAX_CRASHES, Evaluation, now
 from services.evaluator.scoring import criteria
@@ -48,6 +48,7 @@ async def reconcile_evaluation(evaluator: Evaluator, record: Record) -> Change:
     if current.state == "CANCELLING":
         return await _cancel(evaluator, current)
     try:
+        current = await held_out.with_findings(evaluator, current)
         result = await _result(evaluator, current)
         if result is not None:
             return await _succeed(evaluator, current, result)
@@ -154,6 +155,7 @@ def spec_of(current: Evaluation, asked: Suite, attempt: int) -> dict[str, Any]:
             "criteria": [criteria.to_document(criterion) for criterion in asked.criteria],
             "labels": list(asked.labels),
             "max_tokens": asked.max_tokens,
+            "max_items": asked.max_items,
             "prompts": [asdict(prompt) for prompt in asked.prompts],
         },
         "subjects": [{**asdict(subject), "has_choice": asked.has_choice(len(subject.prompts))} for subject in current.subjects],

@@ -1,7 +1,7 @@
 """What inference asks of the evaluator, as values of its own words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from afina.v1 import evaluation_pb2, evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc
@@ -12,7 +12,11 @@ from services.inference.gate import Comparison
 
 @dataclass(frozen=True)
 class Evidence:
-    """An evaluation as the gate sees it. By model name: `digests` when it was created, `prompts` it was asked in (none: all)."""
+    """An evaluation as the gate sees it.
+
+    By model name: `digests` when it was created, `prompts` it was asked in (none: all), and in `held_out` whether it has seen
+    the rows: SAME_SPLIT, DISJOINT, OVERLAPS or UNKNOWN.
+    """
 
     name: str
     state: str
@@ -21,15 +25,17 @@ class Evidence:
     digests: Mapping[str, str]
     prompts: Mapping[str, tuple[str, ...]]
     comparisons: tuple[Comparison, ...]
+    held_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite as it is now: its digest, every prompt that it asks in, and whether no row of it chose anything in training."""
+    """A suite as it is now: its digest and its dataset's, every prompt, and whether no row of it chose anything in training."""
 
     digest: str
     prompts: tuple[str, ...]
     is_held_out: bool
+    dataset_digest: str = ""
 
 
 class Evaluations(Protocol):
@@ -60,13 +66,16 @@ class GrpcEvaluations:
             digests={subject.model: subject.digest for subject in found.subjects},
             prompts={subject.model: tuple(subject.prompts) for subject in found.subjects},
             comparisons=tuple(_comparison(comparison) for comparison in found.comparisons),
+            held_out={
+                one.model: evaluation_pb2.HeldOut.Finding.Name(one.finding).removeprefix("FINDING_") for one in found.held_out
+            },
         )
 
     async def suite(self, name: str) -> Suite:
         """See Evaluations."""
         found = await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=name))
         is_held_out = found.part != suite_pb2.Suite.PART_VALIDATION
-        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts), is_held_out)
+        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts), is_held_out, found.dataset_digest)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -44,6 +44,7 @@ class Model:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     quarantine_reason: str = ""
     proof: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict)  # beside its base; see verdicts.py
 
     @property
     def served_digest(self) -> str:
@@ -58,6 +59,10 @@ class Model:
     def quarantine(self, reason: str) -> "Model":
         """Return it as one that is not served any more."""
         return replace(self, state="QUARANTINED", quarantine_reason=reason)
+
+    def judge(self, verdict: Mapping[str, Any]) -> "Model":
+        """Return it with what the last evaluation beside its base says."""
+        return replace(self, verdict=verdict)
 
     def require_active(self) -> None:
         """Raises: WrongState (it is quarantined)."""

@@ -45,6 +45,7 @@ class Settings:
     metrics_address: str = setting("TRAINER_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9052")
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
+    evaluator_address: str = setting("EVALUATOR_ADDRESS", "where evaluator answers", default="127.0.0.1:50053")
     lease_s: float = setting("LEASE_S", "seconds that a claim on a job lasts", default=60.0)
 
 
@@ -54,7 +55,7 @@ async def run(settings: Settings, program: Program) -> None:
         database=program.database(choose.database(settings.database)),
         store=program.store(choose.object_store(settings.object_store)),
         launcher=program.launcher(choose.launcher(settings.launcher)),
-        peers=GrpcPeers(settings.dataset_address, settings.inference_address),
+        peers=GrpcPeers(settings.dataset_address, settings.inference_address, settings.evaluator_address),
         worker_environment={**RECOMMENDED, "AFINA_CACHE": settings.cache, "AFINA_REPORT_TO": settings.address},
     )
     server = GrpcServer(

@@ -34,6 +34,7 @@ from services.trainer.proving import prove, state_event
 from services.trainer.token_count import TokenCount
 from services.trainer.token_counts import count_of, get_count
 from services.trainer.use_cases import Trainer
+from services.trainer.verdicts import find_verdict
 
 LOOK_AGAIN_S = 0.5
 PAUSE_LIMIT_S = 600.0  # a worker that has not left by then, between two steps, is stopped by the launcher
@@ -49,6 +50,7 @@ async def reconcile_job(trainer: Trainer, record: Record) -> Change:
         "PROVING": prove,
         "PAUSING": _pause,
         "CANCELLING": _cancel,
+        "SUCCEEDED": find_verdict,
     }[job.state]
     try:
         return await step(trainer, job)

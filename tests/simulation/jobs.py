@@ -5,6 +5,7 @@ What has to hold at the end of every schedule, whatever the dice showed:
 - a job that was answered for exists, once for each request, and has ended or waits for its user (no job lost or stuck);
 - it ended as it was allowed to: CANCELLED only if somebody asked, FAILED only after as many crashes as end a job;
 - a job that succeeded has one Model, and its manifest holds the weights of straight training, step for step;
+- and its model was compared with its base once, and has one verdict, told once;
 - what a worker told is in the job's events at most once, numbered without gaps;
 - no worker is left, and workers of one job were never long at work beside one another.
 
@@ -17,7 +18,7 @@ import functools
 import io
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,11 +61,12 @@ class Outcome:
 
 @dataclass
 class Registry:
-    """dataset and inference as far as a trainer sees them; registering by digest makes nothing twice."""
+    """dataset, inference and evaluator as far as a trainer sees them; what has a digest or a request id is made once."""
 
     chaos: Chaos
     store: MemoryObjectStore
     models: dict[str, set[str]] = field(default_factory=dict)
+    evaluations: dict[str, str] = field(default_factory=dict)  # by request id
 
     async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
         return DATASET
@@ -76,7 +78,7 @@ class Registry:
             "digest": "d" * 64,
             "train": part,
             "validation": None,
-            "test": None,
+            "test": part,
             "row_count": 800,
             "warnings": [],
         }
@@ -99,6 +101,25 @@ class Registry:
         if self.chaos.happens(0.3):
             raise errors.Unavailable("No server has it yet.", reason="MODEL_NOT_READY")
         return {"mean_difference": 0.05}
+
+    async def suite(self, name: str) -> None:
+        return None
+
+    async def default_suite(self, project: str, dataset: str) -> str:
+        return f"projects/{project}/suites/default"
+
+    async def begin_evaluation(
+        self, project: str, suite: str, subjects: Mapping[str, Sequence[str]], request_id: str
+    ) -> dict[str, Any]:
+        name = self.evaluations.setdefault(request_id, f"projects/{project}/evaluations/{len(self.evaluations)}")
+        return {"name": name, "question_count": 160}
+
+    async def evaluation(self, name: str) -> dict[str, Any]:
+        has_ended = self.chaos.happens(0.3)
+        return {"state": "SUCCEEDED" if has_ended else "RUNNING", "has_ended": has_ended, "error": ""}
+
+    async def judge(self, model: str, evaluation: str) -> dict[str, Any]:
+        return {"answer": "BETTER", "sentence": "Better.", "evaluation": evaluation, "items_needed": 0}
 
 
 class Schedule:
@@ -242,7 +263,7 @@ class Schedule:
     async def _until_at_rest(self) -> None:
         while self.loop.time() < END_S:
             jobs = await self._jobs()
-            if all(job.has_ended for job in jobs) and not self.launcher.alive():
+            if all(job.has_ended and not job.awaits_verdict for job in jobs) and not self.launcher.alive():
                 return
             await asyncio.sleep(LOOK_S)
 
@@ -271,6 +292,9 @@ class Schedule:
         wrong = [f"{job.id} was told {step} {told.count(step)} times" for step in set(told) if told.count(step) > 1]
         if [event.sequence for event in events] != list(range(1, len(events) + 1)):
             wrong.append(f"{job.id} has gaps in its events")
+        verdicts = [event.type for event in events].count("VERDICT")
+        if verdicts != (job.state == "SUCCEEDED"):
+            wrong.append(f"{job.id} is {job.state} and was told {verdicts} verdicts")
         return wrong
 
     def _wrong_with(self, job: Job) -> list[str]:
@@ -286,6 +310,8 @@ class Schedule:
             wrong.append(f"{job.id} failed after {crashes} crashes: {job.error.get('message')}")
         if job.state == "SUCCEEDED" and len(models) != 1:
             wrong.append(f"{job.id} succeeded with {len(models)} models")
+        if job.state == "SUCCEEDED" and job.verdict.get("evaluation") != self.registry.evaluations.get(f"verdict-{job.id}"):
+            wrong.append(f"{job.id} has no verdict, or that of another evaluation")
         if models:
             manifest = Manifest.from_json(self.store.read(job.manifest_key))
             if models != {manifest.digest}:
