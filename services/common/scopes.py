@@ -19,36 +19,37 @@ _GRPC: Mapping[str, Mapping[str, str]] = {
         "files.read": "GetUpload",
         "files.write": "CreateUpload AddUploadPart CompleteUpload CancelUpload",
     },
-    "DatasetService": {"files.read": "GetDataset ListDatasets"},
+    "DatasetService": {"files.read": "GetDataset ListDatasets CompareDatasets"},
     "FineTuningJobService": {
         "jobs.read": "GetFineTuningJob ListFineTuningJobs ListFineTuningJobEvents WatchFineTuningJob",
         "jobs.write": "CreateFineTuningJob CancelFineTuningJob PauseFineTuningJob ResumeFineTuningJob",
     },
     "SweepService": {"jobs.read": "GetSweep ListSweeps WatchSweep", "jobs.write": "CreateSweep CancelSweep"},
     "TokenCountService": {"jobs.read": "GetTokenCount ListTokenCounts", "jobs.write": "CreateTokenCount"},
-    "SuiteService": {"evaluations.read": "GetSuite ListSuites", "evaluations.write": "CreateSuite"},
+    "SuiteService": {"evaluations.read": "GetSuite ListSuites", "evaluations.write": "CreateSuite EnsureDefaultSuite"},
     "EvaluationService": {
         "evaluations.read": "GetEvaluation ListEvaluations WatchEvaluation",
         "evaluations.write": "CreateEvaluation CancelEvaluation",
     },
     "ModelService": {
         "models.read": "GetModel ListModels",
-        "models.write": "DeleteModel",
-        # CreateModel reads the store by key; the other two tell the keys of model servers.
-        OPERATOR: "CreateModel EnsureServed WatchRoutes",
+        "models.write": "DeleteModel ProveModel JudgeModel",
+        # CreateModel reads the store by key; the others tell the keys of model servers, or are a gateway's.
+        OPERATOR: "CreateModel EnsureServed WatchRoutes AcknowledgeRoutes ForgetRoutes",
     },
     "CatalogueService": {
         "models.read": "GetCatalogueEntry ListCatalogueEntries",
         OPERATOR: "CreateCatalogueEntry UpdateCatalogueEntry DeleteCatalogueEntry",
     },
     "EndpointService": {
-        "endpoints.read": "GetEndpoint ListEndpoints",
+        "endpoints.read": "GetEndpoint ListEndpoints ListPromotions",
         "endpoints.write": "CreateEndpoint",
-        "endpoints.promote": "PromoteEndpoint",
+        "endpoints.promote": "PromoteEndpoint RollbackEndpoint",
     },
     "ApiKeyService": {OPERATOR: "CreateApiKey ListApiKeys DeleteApiKey VerifyApiKey"},
     "GenerationService": {"inference": "Generate StreamGenerate"},
     "WorkerService": {ATTEMPT: "ReportProgress"},
+    "StoreAccessService": {ATTEMPT: "SignStoreRequest"},
 }
 
 _HTTP: Mapping[str, tuple[str, ...]] = {

@@ -15,6 +15,7 @@ from services.common.ports.database import Record
 from services.common.ports.object_store import Artifact
 from services.common.transport import wire
 from services.dataset import use_cases
+from services.dataset.comparison import Comparison
 from services.dataset.dataset import Dataset, DatasetPart, Split
 from services.dataset.file import File
 from services.dataset.use_cases import Library
@@ -97,6 +98,13 @@ class DatasetRpc(dataset_pb2_grpc.DatasetServiceServicer):
         records = await use_cases.list_datasets(self._library, request.parent, after, limit)
         datasets = [dataset_message(record) for record in records]
         return dataset_pb2.ListDatasetsResponse(datasets=datasets, next_page_token=wire.next_page_token(records, limit))
+
+    async def CompareDatasets(
+        self, request: dataset_pb2.CompareDatasetsRequest, context: grpc.aio.ServicerContext
+    ) -> dataset_pb2.CompareDatasetsResponse:
+        """See the proto."""
+        record = await use_cases.compare_datasets(self._library, request.name, request.others)
+        return dataset_pb2.CompareDatasetsResponse(**Comparison.from_document(record.document).to_document())
 
 
 def file_message(record: Record) -> file_pb2.File:

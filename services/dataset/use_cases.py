@@ -5,12 +5,14 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverLimit, Violation
 from services.common.names import new_id, parse
 from services.common.ports.database import Database, Record
 from services.common.ports.object_store import CHUNK_BYTES, ObjectStore
-from services.dataset import dataset, file
+from services.dataset import comparison, dataset, file
+from services.dataset.comparison import MAX_OTHERS
 from services.dataset.dataset import Dataset, Split
 from services.dataset.file import File
 from services.dataset.shapes import FORMATS
@@ -19,16 +21,21 @@ from services.dataset.version import Refusal, format_told_by, make_version
 
 DEFAULT_MAX_FILE_BYTES = 1 << 30
 UPLOADS_PREFIX = "files"
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
 class Library:
-    """What dataset's use cases work with. `finalizing` holds what runs now: a second call for the same joins the first."""
+    """What dataset's use cases work with.
+
+    `finalizing` and `comparing` hold what runs now: a second call for the same joins the first.
+    """
 
     database: Database
     store: ObjectStore
     max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
     finalizing: "dict[Asked, asyncio.Task[Record]]" = field(default_factory=dict)
+    comparing: "dict[str, asyncio.Task[Record]]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ async def finalize_file(library: Library, asked: Asked) -> Record:
     if task is None:
         task = asyncio.create_task(_finalize(library, asked, upload, validation))
         library.finalizing[asked] = task
-        task.add_done_callback(lambda done: _forget(library, asked, done))
+        task.add_done_callback(lambda done: _forget(library.finalizing, asked, done))
     return await asyncio.shield(task)
 
 
@@ -153,6 +160,38 @@ async def list_datasets(library: Library, parent: str, after: int | None, limit:
     """Return datasets of a project, newest first."""
     parse("projects/{project}", parent)
     return await library.database.list(dataset.KIND, parent, after=after, limit=limit)
+
+
+async def compare_datasets(library: Library, name: str, others: Sequence[str]) -> Record:
+    """Count a dataset's test rows that train or validate in others, or find the count. Idempotent.
+
+    The work goes on when a caller stops waiting, as in `finalize_file`. Raises: InvalidInput, NotFound, Unavailable.
+    """
+    if not 1 <= len(others) <= MAX_OTHERS:
+        told = f"{len(others)} others were given; name 1 to {MAX_OTHERS} datasets."
+        raise InvalidInput(told, reason="OTHERS_INVALID", violations=[Violation("others", "OUT_OF_RANGE", told)])
+    project = parse(dataset.NAME, name)["project"]
+    if foreign := [other for other in others if parse(dataset.NAME, other)["project"] != project]:
+        raise NotFound(f"There is no {foreign[0]} in this project.", metadata={"name": foreign[0]})
+    asked, *known = [Dataset.from_document((await get_dataset(library, one)).document) for one in (name, *others)]
+    among = hashlib.sha256(" ".join([str(comparison.VERSION), *sorted({one.digest for one in known})]).encode())
+    same = f"{name}/comparisons/{among.hexdigest()[: dataset.DIGEST_CHARACTERS_IN_NAME]}"
+    with contextlib.suppress(NotFound):
+        return await library.database.get(comparison.KIND, same)
+    task = library.comparing.get(same)
+    if task is None:
+        task = asyncio.create_task(_compare(library, same, asked, known))
+        library.comparing[same] = task
+        task.add_done_callback(lambda done: _forget(library.comparing, same, done))
+    return await asyncio.shield(task)
+
+
+async def _compare(library: Library, name: str, asked: Dataset, others: Sequence[Dataset]) -> Record:
+    found = await asyncio.to_thread(comparison.compare, library.store, asked, others)
+    try:
+        return await library.database.create(comparison.KIND, name, found.to_document())
+    except AlreadyExists:
+        return await library.database.get(comparison.KIND, name)
 
 
 async def _training_file(library: Library, name: str) -> File:
@@ -223,7 +262,7 @@ async def _refused(library: Library, name: str, upload: File, refusal: Refusal) 
     )
 
 
-def _forget(library: Library, asked: Asked, task: "asyncio.Task[Record]") -> None:
-    library.finalizing.pop(asked, None)
+def _forget(running: "dict[Key, asyncio.Task[Record]]", key: Key, task: "asyncio.Task[Record]") -> None:
+    running.pop(key, None)
     if not task.cancelled():
         task.exception()  # somebody may have stopped waiting for it; then nobody else asks

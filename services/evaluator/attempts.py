@@ -26,7 +26,7 @@ from services.common.ports.launcher import Observation, WorkloadState
 from services.common.ports.manifest import Manifest
 from services.common.reconcile import Change
 from services.common.store_access import Grant
-from services.evaluator import suite
+from services.evaluator import held_out, suite
 from services.evaluator.evaluation import KIND, MAX_CRASHES, Evaluation
 from services.evaluator.scoring import criteria
 from services.evaluator.suite import Suite
@@ -53,6 +53,7 @@ async def _look(evaluator: Evaluator, current: Evaluation) -> Change:
         return Change(current.to_document(), None if await _clean(evaluator, current) else CLEAN_AGAIN_S)
     if current.state == "CANCELLING":
         return await _cancel(evaluator, current)
+    current = await held_out.with_findings(evaluator, current)
     result = await _result(evaluator, current)
     if result is not None:
         return await _succeed(evaluator, current, result)
@@ -139,6 +140,7 @@ def spec_of(current: Evaluation, asked: Suite, attempt: int) -> dict[str, Any]:
             "criteria": [criteria.to_document(criterion) for criterion in asked.criteria],
             "labels": list(asked.labels),
             "max_tokens": asked.max_tokens,
+            "max_items": asked.max_items,
             "prompts": [asdict(prompt) for prompt in asked.prompts],
         },
         "subjects": [{**asdict(subject), "has_choice": asked.has_choice(len(subject.prompts))} for subject in current.subjects],

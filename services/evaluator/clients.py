@@ -1,11 +1,12 @@
 """What the evaluator asks of other services, as values of its own words."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from afina.v1 import api_key_pb2, api_key_pb2_grpc, dataset_pb2, dataset_pb2_grpc, model_pb2, model_pb2_grpc
-from google.protobuf import duration_pb2
+from google.protobuf import duration_pb2, json_format
 
 from services.common import errors
 from services.common.transport.grpc_client import Client
@@ -14,6 +15,8 @@ from services.evaluator.suite import Part, Questions
 
 KEY_TTL_S = 7 * 86400  # it is revoked when its attempt has ended; so long an attempt may wait for its turn
 DELETE_TIMEOUT_S = 5.0  # several fit into a lease
+COMPARE_LOOK_S = 15.0
+MAX_CHAIN = 8  # models that stand on one another
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,28 @@ class Peers:
             public_id=model.public_id,
             base={"manifest_key": base.manifest_key, "digest": base.digest, "chat_template": base.chat_template},
         )
+
+    async def compare(self, dataset: str, others: Sequence[str]) -> dict[str, Any]:
+        """Return row_count, overlap_count and rows: a dataset's test rows that train or validate in others. See CompareDatasets.
+
+        Raises: NotFound, InvalidInput, Unavailable (not yet: it goes on, and is found when it is asked again).
+        """
+        request = dataset_pb2.CompareDatasetsRequest(name=dataset, others=others)
+        found = await self._datasets.CompareDatasets(request, timeout_s=COMPARE_LOOK_S)
+        return {"row_count": found.row_count, "overlap_count": found.overlap_count, "rows": list(found.rows)}
+
+    async def origins(self, name: str) -> list[dict[str, str]]:
+        """Return name and digest of every dataset that trained a model, or what it stands on; each once. Raises: NotFound."""
+        found: dict[str, dict[str, str]] = {}
+        for _ in range(MAX_CHAIN):
+            model = await self._models.GetModel(model_pb2.GetModelRequest(name=name))
+            provenance = json_format.MessageToDict(model.provenance)
+            told = [provenance.get("dataset", {}), *provenance.get("datasets", [])]
+            found |= {one["digest"]: {"name": one["name"], "digest": one["digest"]} for one in told if one}
+            if not model.base:
+                break
+            name = model.base
+        return list(found.values())
 
     async def create_key(self, project: str, display_name: str) -> Key:
         """Issue a key that may only ask models, for some days. Raises: Unavailable."""

@@ -68,6 +68,7 @@ class Evaluation:
     trace_id: str = ""
     deciding_metric: str = ""
     choice: str = "UNSPECIFIED"
+    held_out: Sequence[Mapping[str, Any]] = ()  # one for each subject, once it runs; see held_out.HeldOut
 
     @property
     def id(self) -> str:

@@ -35,8 +35,15 @@ class SuiteRpc(suite_pb2_grpc.SuiteServiceServicer):
             max_tokens=given.max_tokens,
             criteria=tuple(criterion_of(criterion) for criterion in given.criteria),
             part=_name(suite_pb2.Suite.Part, given.part, "PART_") if given.part else TEST,
+            max_items=given.max_items,
         )
         return suite_message(await use_cases.create_suite(self._evaluator, request.parent, asked, request.suite_id))
+
+    async def EnsureDefaultSuite(
+        self, request: suite_pb2.EnsureDefaultSuiteRequest, context: grpc.aio.ServicerContext
+    ) -> suite_pb2.Suite:
+        """See the proto."""
+        return suite_message(await use_cases.ensure_default_suite(self._evaluator, request.parent, request.dataset))
 
     async def GetSuite(self, request: suite_pb2.GetSuiteRequest, context: grpc.aio.ServicerContext) -> suite_pb2.Suite:
         """See the proto."""
@@ -118,6 +125,8 @@ def suite_message(record: Record) -> suite_pb2.Suite:
         create_time=wire.timestamp(record.create_time),
         criteria=[criterion_message(criterion) for criterion in suite.criteria],
         part=suite_pb2.Suite.Part.Value(f"PART_{suite.part}"),
+        max_items=suite.max_items,
+        dataset_digest=suite.dataset_digest,
     )
 
 
@@ -141,10 +150,15 @@ def evaluation_message(record: Record, answered: int) -> pb.Evaluation:
         etag=str(record.version),
         deciding_metric=evaluation.deciding_metric,
         choice=pb.Evaluation.Choice.Value(f"CHOICE_{evaluation.choice}"),
+        held_out=[_held_out(found) for found in evaluation.held_out],
     )
     if evaluation.answers:
         _parsed(evaluation.answers, message.answers)
     return message
+
+
+def _held_out(found: Mapping[str, Any]) -> pb.HeldOut:
+    return pb.HeldOut(**{**found, "finding": f"FINDING_{found['finding']}"})
 
 
 def _brief(message: pb.Evaluation) -> pb.Evaluation:

@@ -60,6 +60,7 @@ class Suite:
     max_tokens: int = DEFAULT_MAX_TOKENS
     criteria: tuple[Criterion, ...] = ()
     part: str = TEST
+    max_items: int = 0  # of each part that is asked; 0 means all
     dataset_digest: str = ""
     train: Part = field(default=Part(0, {}))
     validation: Part = field(default=Part(0, {}))
@@ -75,6 +76,7 @@ class Suite:
             "labels": list(self.labels),
             "max_tokens": self.max_tokens,
             "prompts": [asdict(prompt) for prompt in self.prompts],
+            **({"max_items": self.max_items} if self.max_items else {}),  # suites from before keep their digests
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -105,8 +107,12 @@ class Suite:
 
     def question_count(self, prompt_count: int) -> int:
         """Return how many questions a model is asked in so many ways."""
-        rows = self.asked.row_count + (self.choosing.row_count if self.has_choice(prompt_count) else 0)
+        rows = self.item_count(self.asked) + (self.item_count(self.choosing) if self.has_choice(prompt_count) else 0)
         return prompt_count * rows
+
+    def item_count(self, part: Part) -> int:
+        """Return how many rows of a part are asked."""
+        return min(part.row_count, self.max_items or part.row_count)
 
     def over(self, questions: Questions) -> "Suite":
         """Return the suite with what its dataset says filled in."""
@@ -140,6 +146,7 @@ class Suite:
             max_tokens=document["max_tokens"],
             criteria=tuple(criteria.from_document(criterion) for criterion in wanted),
             part=document.get("part", TEST),
+            max_items=document.get("max_items", 0),
             dataset_digest=document["dataset_digest"],
             train=Part(**document["train"]),
             validation=Part(**document.get("validation", {"row_count": 0, "artifact": {}})),

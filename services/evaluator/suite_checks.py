@@ -12,6 +12,7 @@ from services.evaluator.template import VARIABLES, variables_of
 
 MAX_PROMPTS, MAX_SHOTS, MAX_LABELS, MAX_LABEL_CHARACTERS, MAX_TEXT_CHARACTERS = 16, 32, 64, 200, 10_000
 LARGEST_MAX_TOKENS = 1024
+LARGEST_MAX_ITEMS = 1_000_000
 FREE_TEXT = "exact_match, bleu, chrf or rouge"
 
 
@@ -26,6 +27,9 @@ def check(asked: Suite) -> list[Violation]:
     if not 0 <= asked.max_tokens <= LARGEST_MAX_TOKENS:
         text = f"max_tokens is 0 to {LARGEST_MAX_TOKENS}; 0 means {DEFAULT_MAX_TOKENS}."
         violations.append(Violation("suite.max_tokens", "OUT_OF_RANGE", text))
+    if not 0 <= asked.max_items <= LARGEST_MAX_ITEMS:
+        text = f"max_items is 0 to {LARGEST_MAX_ITEMS}; 0 means all rows."
+        violations.append(Violation("suite.max_items", "OUT_OF_RANGE", text))
     if asked.part not in (TEST, VALIDATION):
         violations.append(Violation("suite.part", "UNKNOWN_PART", "Choose PART_TEST or PART_VALIDATION."))
     return [*violations, *_check_labels(asked), *_check_criteria(asked.criteria)]

@@ -1,5 +1,6 @@
 """What can be asked of the evaluator: one short function a verb."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,10 +22,11 @@ from services.common.ports.launcher import Launcher
 from services.common.ports.object_store import ObjectStore
 from services.common.store_access import Grant
 from services.common.telemetry import trace_id
-from services.evaluator import evaluation, suite, suite_checks
+from services.evaluator import default_suite, evaluation, suite, suite_checks
 from services.evaluator.clients import Peers
 from services.evaluator.evaluation import Evaluation, Subject
-from services.evaluator.suite import Suite
+from services.evaluator.sample import sample
+from services.evaluator.suite import Part, Suite
 
 PARENT = "projects/{project}"
 DATASET = "projects/{project}/datasets/{dataset}"
@@ -73,6 +75,28 @@ async def create_suite(evaluator: Evaluator, parent: str, asked: Suite, suite_id
         if Suite.from_document(existing.document).digest != whole.digest:
             raise AlreadyExists(f"{name} exists with other content; choose another id.", metadata={"name": name}) from None
         return existing
+
+
+async def ensure_default_suite(evaluator: Evaluator, parent: str, dataset: str) -> Record:
+    """Return the default suite of a dataset, made where it is not there. Raises: InvalidInput, NotFound, Unavailable."""
+    project = parse(PARENT, parent)["project"]
+    if not _belongs(dataset, DATASET, project):
+        text = f"Name a dataset of this project: projects/{project}/datasets/…."
+        _refuse("suite", [Violation("dataset", "MALFORMED", text)])
+    suite_id = default_suite.suite_id(dataset)
+    try:
+        return await get_suite(evaluator, f"{parent}/suites/{suite_id}")
+    except NotFound:
+        questions = await evaluator.peers.questions(dataset)
+    answers = await asyncio.to_thread(_sampled_answers, evaluator.store, questions.test) if questions.test.row_count else []
+    return await create_suite(evaluator, parent, default_suite.default_suite(dataset, questions, answers), suite_id)
+
+
+def _sampled_answers(store: ObjectStore, part: Part) -> list[str]:
+    """Return the answers of the rows that are asked, in constant memory."""
+    chosen = sample(part.row_count, default_suite.MAX_ITEMS)
+    with store.open(part.artifact["key"]) as stream:
+        return default_suite.answers_of(line for place, line in enumerate(stream) if place in chosen)
 
 
 async def get_suite(evaluator: Evaluator, name: str) -> Record:

@@ -1,7 +1,7 @@
 """What inference asks of the evaluator, as values of its own words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from afina.v1 import evaluation_pb2, evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc
@@ -12,9 +12,10 @@ from services.inference.gate import Comparison
 
 @dataclass(frozen=True)
 class Evidence:
-    """An evaluation as the gate sees it. By model name: `digests` when it was created, `prompts` it was asked in (none: all).
+    """An evaluation as the gate sees it.
 
-    `disjoint` names the models of which the evaluator has found that no row of the suite is among those that trained them.
+    By model name: `digests` when it was created, `prompts` it was asked in (none: all), and in `held_out` whether it has seen
+    the rows: SAME_SPLIT, DISJOINT, OVERLAPS or UNKNOWN.
     """
 
     name: str
@@ -24,7 +25,7 @@ class Evidence:
     digests: Mapping[str, str]
     prompts: Mapping[str, tuple[str, ...]]
     comparisons: tuple[Comparison, ...]
-    disjoint: frozenset[str] = frozenset()
+    held_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Suite:
     digest: str
     prompts: tuple[str, ...]
     dataset: str
+    dataset_digest: str
     is_test_part: bool
 
 
@@ -65,13 +67,17 @@ class GrpcEvaluations:
             digests={subject.model: subject.digest for subject in found.subjects},
             prompts={subject.model: tuple(subject.prompts) for subject in found.subjects},
             comparisons=tuple(_comparison(comparison) for comparison in found.comparisons),
+            held_out={
+                one.model: evaluation_pb2.HeldOut.Finding.Name(one.finding).removeprefix("FINDING_") for one in found.held_out
+            },
         )
 
     async def suite(self, name: str) -> Suite:
         """See Evaluations."""
         found = await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=name))
         is_test_part = found.part != suite_pb2.Suite.PART_VALIDATION
-        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts), found.dataset, is_test_part)
+        prompts = tuple(prompt.id for prompt in found.prompts)
+        return Suite(found.digest, prompts, found.dataset, found.dataset_digest, is_test_part)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -104,14 +104,18 @@ def seen_rows(candidate: Model, evidence: Evidence, suite: Suite) -> str:
     """Return why a suite's rows can't be called held out from a candidate's training; empty where they can.
 
     They are where they are the test rows of the very dataset that trained it, whose split held them out, and where the
-    evaluator has found that they are disjoint from all that trained it.
+    evaluator has found that they are disjoint from all that trained it. That the split is the same is seen here, by digest.
     """
     if not suite.is_test_part:
         return f"{evidence.suite} asks validation rows, which chose the candidate's checkpoint; evaluate it on test rows."
-    trained_on = candidate.trained_on
-    if trained_on == suite.dataset or candidate.name in evidence.disjoint:
+    trained_on, digest = candidate.trained_on
+    found = evidence.held_out.get(candidate.name, "UNKNOWN")
+    if found == "DISJOINT" or (found != "OVERLAPS" and digest and digest == suite.dataset_digest):
         return ""
-    if trained_on:
+    if found == "OVERLAPS":
+        told = f"Rows of {evidence.suite} are among those that trained {candidate.name}: {evidence.name} says which"
+        fix = "evaluate it on a dataset that shares none with them"
+    elif trained_on:
         told = f"{candidate.name} was trained on {trained_on}, and {evidence.suite} asks rows of {suite.dataset}"
         fix = f"evaluate it on test rows of {trained_on}, or of a dataset that shares none with it"
     else:

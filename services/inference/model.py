@@ -46,12 +46,13 @@ class Model:
     quarantine_reason: str = ""
     proof: Mapping[str, Any] = field(default_factory=dict)
     candidacies: Mapping[str, int] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict)  # beside its base; see verdicts.py
 
     @property
-    def trained_on(self) -> str:
-        """The dataset that trained it and chose its checkpoint, by name; empty where its provenance names none."""
+    def trained_on(self) -> tuple[str, str]:
+        """The dataset that trained it and chose its checkpoint, by name and digest; both empty where none is named."""
         dataset = self.provenance.get("dataset")
-        return str(dataset.get("name", "")) if isinstance(dataset, Mapping) else ""
+        return (str(dataset.get("name", "")), str(dataset.get("digest", ""))) if isinstance(dataset, Mapping) else ("", "")
 
     @property
     def served_digest(self) -> str:
@@ -70,6 +71,10 @@ class Model:
     def release(self) -> "Model":
         """Return it as one that may be proven again."""
         return replace(self, state="ACTIVE", quarantine_reason="")
+
+    def judge(self, verdict: Mapping[str, Any]) -> "Model":
+        """Return it with what the last evaluation beside its base says."""
+        return replace(self, verdict=verdict)
 
     def require_active(self) -> None:
         """Raises: WrongState (it is quarantined)."""

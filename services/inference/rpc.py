@@ -8,7 +8,7 @@ from google.protobuf import empty_pb2
 
 from services.common.ports.database import Record
 from services.common.transport import wire
-from services.inference import endpoints, entries, promotions, serving, use_cases
+from services.inference import endpoints, entries, promotions, serving, use_cases, verdicts
 from services.inference.catalogue import Entry
 from services.inference.endpoint import Endpoint, Promotion
 from services.inference.gate import Gate
@@ -63,6 +63,10 @@ class ModelRpc(model_pb2_grpc.ModelServiceServicer):
         """See the proto."""
         record = await serving.prove_model(self._inference, request.name, _wait_s(context))
         return _model(record, await serving.status(self._inference, Model.from_document(record.document)))
+
+    async def JudgeModel(self, request: model_pb2.JudgeModelRequest, context: grpc.aio.ServicerContext) -> model_pb2.Model:
+        """See the proto."""
+        return _model(await verdicts.judge_model(self._inference, request.name, request.evaluation))
 
     async def WatchRoutes(
         self, request: model_pb2.WatchRoutesRequest, context: grpc.aio.ServicerContext
@@ -212,7 +216,15 @@ def _model(record: Record, status: serving.Status | None = None) -> model_pb2.Mo
         serving_message=status.message if status else "",
         chat_template=status.chat_template if status else "",
         is_distinguishable=found.is_distinguishable,
+        verdict=_verdict(found),
     )
+
+
+def _verdict(found: Model) -> model_pb2.Verdict | None:
+    if not found.verdict:
+        return None
+    told = {**found.verdict, "create_time": wire.timestamp(found.verdict["create_time"])}
+    return model_pb2.Verdict(**{**told, "answer": f"ANSWER_{found.verdict['answer']}"})
 
 
 def _replica(replica: Replica) -> model_pb2.Replica:

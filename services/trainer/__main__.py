@@ -51,6 +51,7 @@ class Settings:
     gateway_address: str = setting("GATEWAY_ADDRESS", "where the gateway says whose a key is", default="127.0.0.1:50055")
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
+    evaluator_address: str = setting("EVALUATOR_ADDRESS", "where evaluator answers", default="127.0.0.1:50053")
     lease_s: float = setting("LEASE_S", "seconds that a claim on a job lasts", default=60.0)
     worker_silence_s: float = setting(
         "WORKER_SILENCE_S", "seconds without news after which a worker is stopped and followed by the next", default=3600.0
@@ -64,7 +65,7 @@ async def run(settings: Settings, program: Program) -> None:
         database=program.database(choose.database(settings.database)),
         store=program.store(choose.object_store(settings.object_store)),
         launcher=program.launcher(choose.launcher(settings.launcher)),
-        peers=GrpcPeers(settings.dataset_address, settings.inference_address),
+        peers=GrpcPeers(settings.dataset_address, settings.inference_address, settings.evaluator_address),
         worker_environment={
             **RECOMMENDED,
             "AFINA_CACHE": settings.cache,

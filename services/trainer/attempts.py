@@ -35,6 +35,7 @@ from services.trainer.sweep import Sweep
 from services.trainer.token_count import TokenCount
 from services.trainer.token_counts import count_of, get_count
 from services.trainer.use_cases import Trainer
+from services.trainer.verdicts import find_verdict
 
 LOOK_AGAIN_S = 0.5
 PAUSE_LIMIT_S = 600.0  # a worker that has not left by then, between two steps, is stopped by the launcher
@@ -50,6 +51,7 @@ async def reconcile_job(trainer: Trainer, record: Record) -> Change:
         "PROVING": prove,
         "PAUSING": _pause,
         "CANCELLING": _cancel,
+        "SUCCEEDED": find_verdict,
     }[job.state]
     try:
         change = await step(trainer, job)

@@ -1,6 +1,7 @@
 """What the trainer asks of other services, as values of its own words."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC
 from typing import Any, Protocol
 
 from afina.v1 import (
@@ -8,10 +9,14 @@ from afina.v1 import (
     catalogue_pb2_grpc,
     dataset_pb2,
     dataset_pb2_grpc,
+    evaluation_pb2,
+    evaluation_pb2_grpc,
     file_pb2,
     file_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    suite_pb2,
+    suite_pb2_grpc,
 )
 
 from services.common.transport.grpc_client import Client
@@ -23,7 +28,7 @@ RESULTS_PURPOSE = "fine-tune-results"
 
 
 class Peers(Protocol):
-    """The trainer's view of `dataset` and `inference`."""
+    """The trainer's view of `dataset`, `inference` and `evaluator`."""
 
     async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
         """Make a Dataset of a file (and one whose rows validate, or "") and return its name. Raises: NotFound, InvalidInput."""
@@ -46,15 +51,37 @@ class Peers(Protocol):
     async def prove(self, model: str) -> dict[str, Any]:
         """See to it that a Model is proven on a server, for a bounded time. Raises: Unavailable (not yet), WrongState."""
 
+    async def suite(self, name: str) -> None:
+        """Raises: NotFound."""
+
+    async def default_suite(self, project: str, dataset: str) -> str:
+        """Make or find the suite of a dataset's test rows and return its name. Raises: NotFound, InvalidInput."""
+
+    async def begin_evaluation(
+        self, project: str, suite: str, subjects: Mapping[str, Sequence[str]], request_id: str
+    ) -> dict[str, Any]:
+        """Have models asked in some of a suite's ways (none: all); return name and question_count.
+
+        The same request_id is the same evaluation. Raises: NotFound, InvalidInput.
+        """
+
+    async def evaluation(self, name: str) -> dict[str, Any]:
+        """Return state, has_ended and error (often "") of an evaluation. Raises: NotFound."""
+
+    async def judge(self, model: str, evaluation: str) -> dict[str, Any]:
+        """Have the verdict of an evaluation kept on a Model and return it. Raises: NotFound, WrongState."""
+
 
 class GrpcPeers:
     """Peers over gRPC."""
 
-    def __init__(self, dataset_address: str, inference_address: str) -> None:
+    def __init__(self, dataset_address: str, inference_address: str, evaluator_address: str) -> None:
         self._files = Client(file_pb2_grpc.FileServiceStub, dataset_address)
         self._datasets = Client(dataset_pb2_grpc.DatasetServiceStub, dataset_address)
         self._catalogue = Client(catalogue_pb2_grpc.CatalogueServiceStub, inference_address)
         self._models = Client(model_pb2_grpc.ModelServiceStub, inference_address, retry=False)
+        self._suites = Client(suite_pb2_grpc.SuiteServiceStub, evaluator_address)
+        self._evaluations = Client(evaluation_pb2_grpc.EvaluationServiceStub, evaluator_address)
 
     async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
         """See Peers."""
@@ -118,6 +145,52 @@ class GrpcPeers:
         """See Peers."""
         response = await self._models.EnsureServed(model_pb2.EnsureServedRequest(name=model), timeout_s=PROVE_LOOK_S)
         return dict(response.model.proof)
+
+    async def suite(self, name: str) -> None:
+        """See Peers."""
+        await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=name))
+
+    async def default_suite(self, project: str, dataset: str) -> str:
+        """See Peers."""
+        request = suite_pb2.EnsureDefaultSuiteRequest(parent=f"projects/{project}", dataset=dataset)
+        suite = await self._suites.EnsureDefaultSuite(request)
+        return str(suite.name)
+
+    async def begin_evaluation(
+        self, project: str, suite: str, subjects: Mapping[str, Sequence[str]], request_id: str
+    ) -> dict[str, Any]:
+        """See Peers."""
+        asked = [evaluation_pb2.Subject(model=model, prompts=prompts) for model, prompts in subjects.items()]
+        begun = await self._evaluations.CreateEvaluation(
+            evaluation_pb2.CreateEvaluationRequest(
+                parent=f"projects/{project}",
+                evaluation=evaluation_pb2.Evaluation(suite=suite, subjects=asked),
+                request_id=request_id,
+            )
+        )
+        return {"name": begun.name, "question_count": begun.question_count}
+
+    async def evaluation(self, name: str) -> dict[str, Any]:
+        """See Peers."""
+        found = await self._evaluations.GetEvaluation(evaluation_pb2.GetEvaluationRequest(name=name))
+        state = evaluation_pb2.Evaluation.State.Name(found.state).removeprefix("STATE_")
+        return {"state": state, "has_ended": found.HasField("end_time"), "error": found.error.message}
+
+    async def judge(self, model: str, evaluation: str) -> dict[str, Any]:
+        """See Peers."""
+        judged = await self._models.JudgeModel(model_pb2.JudgeModelRequest(name=model, evaluation=evaluation))
+        verdict = judged.verdict
+        return {
+            "answer": model_pb2.Verdict.Answer.Name(verdict.answer).removeprefix("ANSWER_"),
+            "sentence": verdict.sentence,
+            "evaluation": verdict.evaluation,
+            "item_count": verdict.item_count,
+            "effect": verdict.effect,
+            "p_value": verdict.p_value,
+            "items_needed": verdict.items_needed,
+            "champion": verdict.champion,
+            "create_time": verdict.create_time.ToDatetime(UTC).isoformat(),
+        }
 
 
 def _part(part: dataset_pb2.DatasetPart) -> dict[str, Any] | None:

@@ -61,6 +61,11 @@ class Job:
     prove_look_count: int = 0
     end_time: str = ""
     trace_id: str = ""
+    evaluation_settings: Mapping[str, Any] = field(default_factory=dict)  # is_disabled, suite, candidate_prompts
+    suite: str = ""
+    evaluation: str = ""
+    verdict: Mapping[str, Any] = field(default_factory=dict)  # as inference keeps it on the Model
+    awaits_verdict: bool = False
 
     @property
     def id(self) -> str:
@@ -71,6 +76,11 @@ class Job:
     def has_ended(self) -> bool:
         """Whether nothing will change any more."""
         return not MOVES[self.state]
+
+    @property
+    def is_to_be_judged(self) -> bool:
+        """Whether its model is compared with the base: there are rows that were held out, and nobody asked not to."""
+        return bool(self.dataset_spec.get("test")) and not self.evaluation_settings.get("is_disabled")
 
     @property
     def manifest_key(self) -> str:
@@ -111,6 +121,15 @@ class Job:
                 f"{self.name} is {self.state}, not paused; there is nothing to resume.", metadata={"state": self.state}
             )
         return self.move("PENDING" if self.recipe else "VALIDATING")
+
+    def succeed(self) -> "Job":
+        """Return the job as one that has succeeded; of a sweep's members only the winner then awaits a verdict."""
+        return self.move("SUCCEEDED", awaits_verdict=self.is_to_be_judged and not self.sweep)
+
+    def win(self) -> "Job":
+        """Return the job of a sweep's winner, which is compared with its base. Idempotent."""
+        is_new = self.state == "SUCCEEDED" and self.is_to_be_judged and not self.evaluation
+        return replace(self, awaits_verdict=True) if is_new else self
 
     def fail(self, error: AfinaError) -> "Job":
         """Return the job as failed, for a reason that people and programs can read."""

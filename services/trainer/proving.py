@@ -1,5 +1,7 @@
 """What follows training: the Model is registered, then what else the job leaves behind, and the Model is proven.
 
+What follows success is in `verdicts`.
+
 A member of a sweep is not proven here: its sweep has the winner proven.
 
 One thing a look, each safe to repeat: registering by digest and keeping a file by its request id make nothing twice.
@@ -106,8 +108,19 @@ async def _await_proof(trainer: Trainer, job: Job) -> Change:
 
 
 def _succeeded(job: Job, message: str, told: Sequence[NewEvent] = ()) -> Change:
-    succeeded = job.move("SUCCEEDED")
-    return Change(succeeded.to_document(), None, [*told, state_event(succeeded, message)])
+    succeeded = job.succeed()
+    events = [*told, state_event(succeeded, message), *_unjudged(job)]
+    return Change(succeeded.to_document(), 0.0 if succeeded.awaits_verdict else None, events)
+
+
+def _unjudged(job: Job) -> list[NewEvent]:
+    """Say why there will be no verdict, where somebody may wait for one."""
+    if job.is_to_be_judged or job.sweep or job.evaluation_settings.get("is_disabled"):
+        return []
+    told = (
+        "No rows were held out, so the model is not compared with its base; under 50 rows none are, unless a split asks for it."
+    )
+    return [NewEvent("NOT_EVALUATED", told)]
 
 
 async def look(trainer: Trainer, model: str, look_count: int) -> tuple[dict[str, Any] | None, int]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 from afina.v1 import fine_tuning_job_pb2 as pb
-from afina.v1 import fine_tuning_job_pb2_grpc
+from afina.v1 import fine_tuning_job_pb2_grpc, model_pb2
 from google.protobuf import json_format
 
 from services.common.ports.database import Record
@@ -44,6 +44,7 @@ class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
             asked_recipe=asked_of(given.recipe),
             suffix=given.suffix,
             metadata=dict(given.metadata),
+            evaluation_settings=evaluation_settings(given.evaluation_settings),
         )
         record = await use_cases.create_job(self._trainer, request.parent, asked, request.request_id)
         return await self._message(record)
@@ -94,7 +95,7 @@ class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
         changes = wire.watch(
             lambda: use_cases.get_job(self._trainer, request.name),
             lambda after: use_cases.list_events(self._trainer, request.name, after, wire.WATCH_PAGE),
-            lambda record: Job.from_document(record.document).has_ended,
+            _is_told,
             request.after_sequence,
         )
         async for record, events in changes:
@@ -143,12 +144,35 @@ def message_of(record: Record, progress: Any) -> pb.FineTuningJob:
         etag=str(record.version),
         checkpoints=[_checkpoint(told) for told in job.checkpoints if told["model"]],
         result_files=[job.result_file] if job.result_file else [],
+        evaluation_settings=pb.JobEvaluation(**job.evaluation_settings) if job.evaluation_settings else None,
+        evaluation=job.evaluation,
+        verdict=_verdict(job.verdict),
+        awaits_verdict=job.awaits_verdict,
     )
     if job.split:
         json_format.ParseDict(dict(job.split), message.split)
     if progress:
         json_format.ParseDict(dict(progress), message.progress, ignore_unknown_fields=True)
     return message
+
+
+def _is_told(record: Record) -> bool:
+    """Whether there is nothing more to come of a job."""
+    job = Job.from_document(record.document)
+    return job.has_ended and not job.awaits_verdict
+
+
+def evaluation_settings(given: pb.JobEvaluation) -> dict[str, Any]:
+    """Return how base and candidate are to be compared, what was left open left out."""
+    asked = {"is_disabled": given.is_disabled, "suite": given.suite, "candidate_prompts": list(given.candidate_prompts)}
+    return {name: value for name, value in asked.items() if value}
+
+
+def _verdict(verdict: Mapping[str, Any]) -> model_pb2.Verdict | None:
+    if not verdict:
+        return None
+    told = {**verdict, "answer": f"ANSWER_{verdict['answer']}", "create_time": wire.timestamp(verdict["create_time"])}
+    return model_pb2.Verdict(**told)
 
 
 def _checkpoint(told: Mapping[str, Any]) -> pb.PublishedCheckpoint:

@@ -41,6 +41,7 @@ class Sweep:
     error: Mapping[str, Any] = field(default_factory=dict)
     end_time: str = ""
     trace_id: str = ""
+    evaluation_settings: Mapping[str, Any] = field(default_factory=dict)  # of the winner's job
 
     @property
     def has_ended(self) -> bool:

@@ -12,7 +12,7 @@ from services.common.ports.database import Record
 from services.common.transport import wire
 from services.trainer import sweeps, use_cases
 from services.trainer.job import Job
-from services.trainer.rpc import asked_of, recipe_message
+from services.trainer.rpc import asked_of, evaluation_settings, recipe_message
 from services.trainer.sweep import Sweep
 from services.trainer.use_cases import Trainer
 
@@ -33,6 +33,7 @@ class SweepRpc(sweep_pb2_grpc.SweepServiceServicer):
             recipes=[asked_of(recipe) for recipe in given.recipes],
             suffix=given.suffix,
             metadata=dict(given.metadata),
+            evaluation_settings=evaluation_settings(given.evaluation_settings),
         )
         return await self._message(await sweeps.create_sweep(self._trainer, request.parent, asked, request.request_id))
 
@@ -86,6 +87,7 @@ def message_of(record: Record, current: Record | None, progress: Any) -> pb.Swee
         recipes=[recipe_message(asked) or fine_tuning_job_pb2.Recipe() for asked in sweep.recipes],
         suffix=sweep.suffix,
         metadata=sweep.metadata,
+        evaluation_settings=fine_tuning_job_pb2.JobEvaluation(**sweep.evaluation_settings) if sweep.evaluation_settings else None,
         members=members,
         winner=sweep.job_name(sweep.winner) if sweep.winner is not None else "",
         model=won.get("model", ""),

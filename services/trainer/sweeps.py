@@ -31,7 +31,7 @@ LOOK_AGAIN_S = 0.5
 async def create_sweep(trainer: Trainer, parent: str, asked: Sweep, request_id: str) -> Record:
     """Create a sweep, which begins by itself. Raises: InvalidInput (every mistake at once), NotFound (dataset, base)."""
     project = project_of(parent)
-    _check(asked)
+    _check(asked, project)
     if project_of(asked.dataset) != project:
         raise errors.NotFound(f"{parent} has no {asked.dataset}.", metadata={"parent": parent})
     await trainer.peers.base(asked.base_model)
@@ -41,6 +41,8 @@ async def create_sweep(trainer: Trainer, parent: str, asked: Sweep, request_id: 
             "validation fraction above 0 or a validation file (under 50 rows nothing is held out by itself).",
             reason="VALIDATION_ROWS_MISSING",
         )
+    if suite := asked.evaluation_settings.get("suite"):
+        await trainer.peers.suite(suite)
     sweep = replace(asked, name=f"projects/{project}/sweeps/{new_id('sweep')}", trace_id=trace_id.get())
     created = NewEvent("STATE_CHANGED", f"The sweep of {len(sweep.recipes)} recipes was created.", data={"state": sweep.state})
     return await trainer.database.create(
@@ -132,6 +134,7 @@ async def _begin_next(trainer: Trainer, sweep: Sweep, told: list[NewEvent]) -> C
         suffix=sweep.suffix,
         metadata=sweep.metadata,
         sweep=sweep.name,
+        evaluation_settings=sweep.evaluation_settings,
     )
     await use_cases.begin_job(trainer, asked)
     if (await trainer.database.get(KIND, sweep.name)).document["state"] != sweep.state:
@@ -169,6 +172,7 @@ async def _prove(trainer: Trainer, sweep: Sweep) -> Change:
         return _choose(replace(sweep, refused=[*sweep.refused, sweep.winner]), [event])
     if proof is None:
         return Change(replace(sweep, prove_look_count=look_count).to_document(), 1.0)
+    await use_cases.judge_winner(trainer, sweep.job_name(sweep.winner))
     return _ended(sweep.move("SUCCEEDED"), f"The sweep has succeeded: {won['fine_tuned_model']}.")
 
 
@@ -193,9 +197,17 @@ async def _cancel_job(trainer: Trainer, name: str) -> None:
         return  # it has ended meanwhile
 
 
-def _check(asked: Sweep) -> None:
-    job = Job("", asked.base_model, dataset=asked.dataset or "unnamed", suffix=asked.suffix, metadata=asked.metadata)
-    violations = [replace(v, field=v.field.replace("fine_tuning_job", "sweep")) for v in use_cases.violations_of(job)]
+def _check(asked: Sweep, project: str) -> None:
+    job = Job(
+        "",
+        asked.base_model,
+        dataset=asked.dataset or "unnamed",
+        suffix=asked.suffix,
+        metadata=asked.metadata,
+        evaluation_settings=asked.evaluation_settings,
+    )
+    found = [*use_cases.violations_of(job), *use_cases.check_evaluation(job, project)]
+    violations = [replace(v, field=v.field.replace("fine_tuning_job", "sweep")) for v in found]
     if not asked.dataset:
         violations.append(errors.Violation("sweep.dataset", "REQUIRED", "Give dataset: `afina datasets list` shows them."))
     violations += noun.check(asked.recipes)

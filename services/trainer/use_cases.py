@@ -42,7 +42,7 @@ class Trainer:
 async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str) -> Record:
     """Create a job, which begins by itself. Raises: InvalidInput (every mistake at once), NotFound (file, dataset, base)."""
     project = project_of(parent)
-    violations = violations_of(asked)
+    violations = [*violations_of(asked), *check_evaluation(asked, project)]
     if violations:
         raise InvalidInput("The job can't be created: " + " ".join(v.description for v in violations), violations=violations)
     if project_of(asked.training_file or asked.dataset) != project:
@@ -54,6 +54,8 @@ async def create_job(trainer: Trainer, parent: str, asked: Job, request_id: str)
             await trainer.peers.file_exists(asked.validation_file)
     else:
         await trainer.peers.dataset(asked.dataset)
+    if suite := asked.evaluation_settings.get("suite"):
+        await trainer.peers.suite(suite)
     job = replace(asked, name=f"projects/{project}/fineTuningJobs/{new_id('ftjob')}", trace_id=trace_id.get())
     return await _create(trainer, job, f"{parent}:{request_id}" if request_id else "")  # two projects may choose the same
 
@@ -64,6 +66,11 @@ async def begin_job(trainer: Trainer, job: Job) -> None:
         await _create(trainer, replace(job, trace_id=trace_id.get()), "")
     except AlreadyExists:
         return
+
+
+async def judge_winner(trainer: Trainer, name: str) -> None:
+    """Have the model of a sweep's winner compared with its base. Idempotent. Raises: NotFound, Conflict."""
+    await _change(trainer, name, Job.win, "It won its sweep, so its model is compared with its base.")
 
 
 async def get_job(trainer: Trainer, name: str) -> Record:
@@ -181,6 +188,23 @@ def violations_of(asked: Job) -> list[Violation]:
                 "fine_tuning_job.metadata", "TOO_LARGE", "metadata has at most 16 pairs, keys of 64 and values of 512 characters."
             )
         )
+    return violations
+
+
+def check_evaluation(asked: Job, project: str) -> list[Violation]:
+    """Return every mistake in how base and candidate are to be compared."""
+    settings, path = asked.evaluation_settings, "fine_tuning_job.evaluation_settings"
+    violations = []
+    suite = settings.get("suite", "")
+    if suite and not re.fullmatch(rf"projects/{project}/suites/[a-z0-9-]{{1,63}}", suite):
+        told = f"Name a suite of this project: projects/{project}/suites/…."
+        violations.append(Violation(f"{path}.suite", "MALFORMED", told))
+    if settings.get("is_disabled") and (suite or settings.get("candidate_prompts")):
+        told = "Nothing is compared, so neither suite nor prompts have a use; leave them out, or is_disabled."
+        violations.append(Violation(f"{path}.is_disabled", "CONTRADICTORY", told))
+    elif settings.get("candidate_prompts") and not suite:
+        told = "Prompts are chosen from a suite of your own; the default suite has one."
+        violations.append(Violation(f"{path}.candidate_prompts", "MISPLACED", told))
     return violations
 
 

@@ -41,7 +41,7 @@ from services.trainer.job import KIND
 from services.trainer.rpc import FineTuningJobRpc
 from services.trainer.token_counts import reconcile_count
 from services.trainer.use_cases import Trainer
-from tests.builders import chat, eventually, jsonl, serving
+from tests.builders import chat, eventually, free_port, jsonl, serving
 from tests.fakes import ScriptedLauncher, scripted_count
 from tests.fakes_upstream import RunningGateway, ScriptedInference, ScriptedUpstream, running_gateway
 
@@ -126,7 +126,7 @@ async def jobs_world(tmp_path: Path, clock: Callable[[], datetime] | None = None
             )
         )
         database = SqlDatabase(f"sqlite:///{tmp_path}/trainer.db")
-        trainer = Trainer(database, store, launcher, GrpcPeers(dataset, inference.address), {})
+        trainer = Trainer(database, store, launcher, GrpcPeers(dataset, inference.address, f"127.0.0.1:{free_port()}"), {})
         service = registration(fine_tuning_job_pb2_grpc, fine_tuning_job_pb2, "FineTuningJobService", FineTuningJobRpc(trainer))
         address = await stack.enter_async_context(serving(service))
         loop = Reconciler(database, KIND, functools.partial(reconcile_job, trainer), idle_s=0.02)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,13 @@ from tests.fakes import ScriptedLauncher, scripted_count
 
 FILE = "projects/default/files/file-1"
 DATASET = "projects/default/datasets/ds-1"
+SUITE = "projects/default/suites/mine"
+HELD_OUT = {"key": "datasets/t", "size_bytes": 1, "sha256": "0" * 64, "row_count": 80}
 
 
 @dataclass
 class ScriptedPeers:
-    """dataset and inference, as told."""
+    """dataset, inference and evaluator, as told."""
 
     base_manifest_key: str
     file_error: errors.AfinaError | None = None
@@ -58,6 +60,12 @@ class ScriptedPeers:
     refused_steps: set[int] = field(default_factory=set)
     results: dict[str, bytes] = field(default_factory=dict)
     validation: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)  # by request id: what was asked, and how it stands
+    suite_error: errors.AfinaError | None = None
+    away: set[str] = field(default_factory=set)  # verbs of programs that are away
+    answer: str = "BETTER"
+    judged: list[tuple[str, str]] = field(default_factory=list)
 
     async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
         if self.file_error:
@@ -71,7 +79,7 @@ class ScriptedPeers:
             "digest": "d" * 64,
             "train": part,
             "validation": self.validation,
-            "test": None,
+            "test": self.test,
             "row_count": 800,
             "warnings": [],
         }
@@ -102,6 +110,49 @@ class ScriptedPeers:
         if self.proof_errors:
             raise self.proof_errors.pop(0)
         return {"mean_difference": 0.05}
+
+    async def suite(self, name: str) -> None:
+        if name != SUITE:
+            raise errors.NotFound(f"There is no {name}.")
+
+    async def default_suite(self, project: str, dataset: str) -> str:
+        self._require("default_suite")
+        if self.suite_error:
+            raise self.suite_error
+        return f"projects/{project}/suites/default-{dataset.rpartition('/')[2]}"
+
+    async def begin_evaluation(
+        self, project: str, suite: str, subjects: Mapping[str, Sequence[str]], request_id: str
+    ) -> dict[str, Any]:
+        self._require("begin_evaluation")
+        name = f"projects/{project}/evaluations/eval-{len(self.evaluations) + 1}"
+        asked = {"name": name, "suite": suite, "subjects": dict(subjects), "state": "RUNNING", "error": ""}
+        begun = self.evaluations.setdefault(request_id, asked)
+        return {"name": begun["name"], "question_count": 160}
+
+    async def evaluation(self, name: str) -> dict[str, Any]:
+        self._require("evaluation")
+        (found,) = [one for one in self.evaluations.values() if one["name"] == name]
+        return {"state": found["state"], "has_ended": found["state"] != "RUNNING", "error": found["error"]}
+
+    async def judge(self, model: str, evaluation: str) -> dict[str, Any]:
+        self._require("judge")
+        self.judged.append((model, evaluation))
+        needed = 320 if self.answer == "INSUFFICIENT_EVIDENCE" else 0
+        return {
+            "answer": self.answer, "sentence": "On 80 items 20 to 5.", "evaluation": evaluation, "item_count": 80,
+            "effect": 0.1875, "p_value": 0.004, "items_needed": needed, "champion": "models/b",
+            "create_time": "2026-11-24T12:00:00+00:00",
+        }  # fmt: skip
+
+    def end_evaluations(self, state: str = "SUCCEEDED", error: str = "") -> None:
+        """Let every evaluation end."""
+        for evaluation in self.evaluations.values():
+            evaluation |= {"state": state, "error": error}
+
+    def _require(self, verb: str) -> None:
+        if verb in self.away:
+            raise errors.Unavailable("Nothing answers.", reason="UNREACHABLE")
 
 
 @dataclass
@@ -145,6 +196,23 @@ class World:
             await self.loop.run_once()
             await self.count()
         raise AssertionError(f"{name} is {await self.state(name)}, not {state}")
+
+    async def step(self, name: str) -> None:
+        """Look at a job once, whenever it is due."""
+        record = await self.trainer.database.get(KIND, name)
+        if record.due_time is not None:
+            await self.trainer.database.wake(KIND, name, record.create_time)
+            await self.loop.run_once()
+
+    async def events(self, name: str) -> list[Any]:
+        request = pb.ListFineTuningJobEventsRequest(name=name, page_size=1000)
+        return list((await self.jobs.ListFineTuningJobEvents(request)).events)
+
+    async def train(self, name: str) -> None:
+        """Let a job succeed."""
+        await self.move(name, "RUNNING")
+        self.commit_result(name)
+        await self.move(name, "SUCCEEDED")
 
     async def count(self) -> None:
         """Let every count be looked at once."""

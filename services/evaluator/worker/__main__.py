@@ -20,6 +20,7 @@ from services.common.errors import AfinaError, InvalidInput, Unauthenticated, Un
 from services.common.ports.manifest import Manifest
 from services.common.ports.object_store import Artifact, ObjectStore
 from services.common.transport.progress import ProgressReporter
+from services.evaluator.sample import sample
 from services.evaluator.worker.asking import PARALLEL, Gateway, open_client
 from services.evaluator.worker.kept import Kept
 from services.evaluator.worker.prompts import Row, labelled, read_rows
@@ -100,7 +101,12 @@ async def _ask(told: Settings, questions: Questions, kept: Kept, progress: Progr
 
 
 def _items(store: ObjectStore, spec: Spec, artifact: Artifact | None, part: str) -> list[Row]:
-    return labelled(read_rows(_lines(store, artifact), part), spec.labels, part) if artifact else []
+    if artifact is None:
+        return []
+    lines = _lines(store, artifact)
+    asked = sample(len(lines), spec.max_items)
+    kept = [line if place in asked else b"" for place, line in enumerate(lines)]  # so that the others keep their numbers
+    return labelled(read_rows(kept, part), spec.labels, part)
 
 
 def _lines(store: ObjectStore, artifact: Artifact) -> list[bytes]:

@@ -54,7 +54,7 @@ class Spec:
     """What to ask, whom, and where the result goes.
 
     `train`, `asked` and `choosing` are the rows that give examples, decide, and choose; None where there are none. `part` is
-    what the dataset calls those that decide: test or validation.
+    what the dataset calls those that decide: test or validation. Of each at most `max_items` rows are asked; 0 means all.
     """
 
     evaluation: str
@@ -70,6 +70,7 @@ class Spec:
     subjects: tuple[Subject, ...]
     result_prefix: str
     manifest_key: str
+    max_items: int = 0
 
     @property
     def error_key(self) -> str:
@@ -117,6 +118,7 @@ class Spec:
                 subjects=subjects,
                 result_prefix=raw["result"]["prefix"],
                 manifest_key=raw["result"]["manifest_key"],
+                max_items=int(suite.get("max_items", 0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"This is not the spec of an evaluation: {error!r}.", reason="SPEC_INVALID") from error

@@ -56,11 +56,24 @@ class ScriptedDatasets(dataset_pb2_grpc.DatasetServiceServicer):
     """The dataset program, with what it was given."""
 
     datasets: dict[str, dataset_pb2.Dataset] = field(default_factory=dict)
+    overlaps: dict[tuple[str, ...], list[int]] = field(default_factory=dict)  # by the datasets compared: the rows found
+    is_comparing: bool = False
 
     async def GetDataset(self, request: dataset_pb2.GetDatasetRequest, context: grpc.aio.ServicerContext) -> dataset_pb2.Dataset:
         if request.name not in self.datasets:
             raise errors.NotFound(f"There is no {request.name}.")
         return self.datasets[request.name]
+
+    async def CompareDatasets(
+        self, request: dataset_pb2.CompareDatasetsRequest, context: grpc.aio.ServicerContext
+    ) -> dataset_pb2.CompareDatasetsResponse:
+        if self.is_comparing:
+            raise errors.Unavailable("It is compared; ask again.")
+        if missing := [name for name in request.others if name not in self.datasets]:
+            raise errors.NotFound(f"There is no {missing[0]}.")
+        rows = self.overlaps.get((request.name, *request.others), [])
+        count = self.datasets[request.name].test.row_count
+        return dataset_pb2.CompareDatasetsResponse(row_count=count, overlap_count=len(rows), rows=rows)
 
 
 @dataclass

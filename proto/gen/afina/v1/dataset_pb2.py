@@ -27,7 +27,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61\x66ina/v1/dataset.proto\x12\x08\x61\x66ina.v1\x1a\x18\x61\x66ina/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x05Split\x12\x16\n\x0etrain_fraction\x18\x01 \x01(\x01\x12\x1b\n\x13validation_fraction\x18\x02 \x01(\x01\x12\x15\n\rtest_fraction\x18\x03 \x01(\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x03\"\xe8\x03\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x06\x64igest\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12$\n\x05split\x18\x03 \x01(\x0b\x32\x0f.afina.v1.SplitB\x04\xe2\x41\x01\x03\x12\x17\n\trow_count\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12*\n\x05train\x18\x05 \x01(\x0b\x32\x15.afina.v1.DatasetPartB\x04\xe2\x41\x01\x03\x12/\n\nvalidation\x18\x06 \x01(\x0b\x32\x15.afina.v1.DatasetPartB\x04\xe2\x41\x01\x03\x12)\n\x04test\x18\x07 \x01(\x0b\x32\x15.afina.v1.DatasetPartB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x66ormat\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12>\n\x0clabel_counts\x18\t \x03(\x0b\x32\".afina.v1.Dataset.LabelCountsEntryB\x04\xe2\x41\x01\x03\x12+\n\x08warnings\x18\n \x03(\x0b\x32\x13.afina.v1.ViolationB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\x32\n\x10LabelCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"F\n\x0b\x44\x61tasetPart\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12$\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x12.afina.v1.Artifact\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"R\n\x13ListDatasetsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x14ListDatasetsResponse\x12#\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x11.afina.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9d\x01\n\x0e\x44\x61tasetService\x12<\n\nGetDataset\x12\x1b.afina.v1.GetDatasetRequest\x1a\x11.afina.v1.Dataset\x12M\n\x0cListDatasets\x12\x1d.afina.v1.ListDatasetsRequest\x1a\x1e.afina.v1.ListDatasetsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61\x66ina/v1/dataset.proto\x12\x08\x61\x66ina.v1\x1a\x18\x61\x66ina/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x05Split\x12\x16\n\x0etrain_fraction\x18\x01 \x01(\x01\x12\x1b\n\x13validation_fraction\x18\x02 \x01(\x01\x12\x15\n\rtest_fraction\x18\x03 \x01(\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x03\"\xe8\x03\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x06\x64igest\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12$\n\x05split\x18\x03 \x01(\x0b\x32\x0f.afina.v1.SplitB\x04\xe2\x41\x01\x03\x12\x17\n\trow_count\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12*\n\x05train\x18\x05 \x01(\x0b\x32\x15.afina.v1.DatasetPartB\x04\xe2\x41\x01\x03\x12/\n\nvalidation\x18\x06 \x01(\x0b\x32\x15.afina.v1.DatasetPartB\x04\xe2\x41\x01\x03\x12)\n\x04test\x18\x07 \x01(\x0b\x32\x15.afina.v1.DatasetPartB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x66ormat\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12>\n\x0clabel_counts\x18\t \x03(\x0b\x32\".afina.v1.Dataset.LabelCountsEntryB\x04\xe2\x41\x01\x03\x12+\n\x08warnings\x18\n \x03(\x0b\x32\x13.afina.v1.ViolationB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\x32\n\x10LabelCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"F\n\x0b\x44\x61tasetPart\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12$\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x12.afina.v1.Artifact\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"R\n\x13ListDatasetsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x14ListDatasetsResponse\x12#\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x11.afina.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x16\x43ompareDatasetsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06others\x18\x02 \x03(\tB\x04\xe2\x41\x01\x02\"Q\n\x17\x43ompareDatasetsResponse\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12\x15\n\roverlap_count\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x03(\x03\x32\xf5\x01\n\x0e\x44\x61tasetService\x12<\n\nGetDataset\x12\x1b.afina.v1.GetDatasetRequest\x1a\x11.afina.v1.Dataset\x12M\n\x0cListDatasets\x12\x1d.afina.v1.ListDatasetsRequest\x1a\x1e.afina.v1.ListDatasetsResponse\x12V\n\x0f\x43ompareDatasets\x12 .afina.v1.CompareDatasetsRequest\x1a!.afina.v1.CompareDatasetsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,6 +62,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDATASETREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTDATASETSREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_LISTDATASETSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_COMPAREDATASETSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_COMPAREDATASETSREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_COMPAREDATASETSREQUEST'].fields_by_name['others']._loaded_options = None
+  _globals['_COMPAREDATASETSREQUEST'].fields_by_name['others']._serialized_options = b'\342A\001\002'
   _globals['_SPLIT']._serialized_start=128
   _globals['_SPLIT']._serialized_end=225
   _globals['_DATASET']._serialized_start=228
@@ -76,6 +80,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDATASETSREQUEST']._serialized_end=913
   _globals['_LISTDATASETSRESPONSE']._serialized_start=915
   _globals['_LISTDATASETSRESPONSE']._serialized_end=999
-  _globals['_DATASETSERVICE']._serialized_start=1002
-  _globals['_DATASETSERVICE']._serialized_end=1159
+  _globals['_COMPAREDATASETSREQUEST']._serialized_start=1001
+  _globals['_COMPAREDATASETSREQUEST']._serialized_end=1067
+  _globals['_COMPAREDATASETSRESPONSE']._serialized_start=1069
+  _globals['_COMPAREDATASETSRESPONSE']._serialized_end=1150
+  _globals['_DATASETSERVICE']._serialized_start=1153
+  _globals['_DATASETSERVICE']._serialized_end=1398
 # @@protoc_insertion_point(module_scope)

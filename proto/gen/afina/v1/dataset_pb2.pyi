@@ -87,3 +87,21 @@ class ListDatasetsResponse(_message.Message):
     datasets: _containers.RepeatedCompositeFieldContainer[Dataset]
     next_page_token: str
     def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class CompareDatasetsRequest(_message.Message):
+    __slots__ = ("name", "others")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    others: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., others: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CompareDatasetsResponse(_message.Message):
+    __slots__ = ("row_count", "overlap_count", "rows")
+    ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    row_count: int
+    overlap_count: int
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, row_count: _Optional[int] = ..., overlap_count: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ...) -> None: ...

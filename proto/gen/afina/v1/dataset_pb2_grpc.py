@@ -45,6 +45,11 @@ class DatasetServiceStub:
                 request_serializer=afina_dot_v1_dot_dataset__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=afina_dot_v1_dot_dataset__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.CompareDatasets = channel.unary_unary(
+                '/afina.v1.DatasetService/CompareDatasets',
+                request_serializer=afina_dot_v1_dot_dataset__pb2.CompareDatasetsRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_dataset__pb2.CompareDatasetsResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -65,6 +70,15 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareDatasets(self, request, context):
+        """Counts the test rows of a dataset that are, or nearly are, among the rows that train or validate in others. Made once and
+        kept: where there are many rows, a call that gave up finds the answer when it is repeated. Errors: NOT_FOUND,
+        INVALID_ARGUMENT, UNAVAILABLE (the object store is away).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +91,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListDatasets,
                     request_deserializer=afina_dot_v1_dot_dataset__pb2.ListDatasetsRequest.FromString,
                     response_serializer=afina_dot_v1_dot_dataset__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'CompareDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareDatasets,
+                    request_deserializer=afina_dot_v1_dot_dataset__pb2.CompareDatasetsRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_dataset__pb2.CompareDatasetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +153,33 @@ class DatasetService:
             '/afina.v1.DatasetService/ListDatasets',
             afina_dot_v1_dot_dataset__pb2.ListDatasetsRequest.SerializeToString,
             afina_dot_v1_dot_dataset__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.DatasetService/CompareDatasets',
+            afina_dot_v1_dot_dataset__pb2.CompareDatasetsRequest.SerializeToString,
+            afina_dot_v1_dot_dataset__pb2.CompareDatasetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -131,8 +131,38 @@ class Comparison(_message.Message):
     differences: _containers.RepeatedCompositeFieldContainer[Difference]
     def __init__(self, champion: _Optional[str] = ..., champion_prompt: _Optional[str] = ..., candidate: _Optional[str] = ..., candidate_prompt: _Optional[str] = ..., item_count: _Optional[int] = ..., candidate_only_count: _Optional[int] = ..., champion_only_count: _Optional[int] = ..., effect: _Optional[float] = ..., effect_low: _Optional[float] = ..., effect_high: _Optional[float] = ..., p_value: _Optional[float] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ...) -> None: ...
 
+class HeldOut(_message.Message):
+    __slots__ = ("model", "finding", "datasets", "row_count", "overlap_count", "rows", "message")
+    class Finding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        FINDING_UNSPECIFIED: _ClassVar[HeldOut.Finding]
+        FINDING_SAME_SPLIT: _ClassVar[HeldOut.Finding]
+        FINDING_DISJOINT: _ClassVar[HeldOut.Finding]
+        FINDING_OVERLAPS: _ClassVar[HeldOut.Finding]
+        FINDING_UNKNOWN: _ClassVar[HeldOut.Finding]
+    FINDING_UNSPECIFIED: HeldOut.Finding
+    FINDING_SAME_SPLIT: HeldOut.Finding
+    FINDING_DISJOINT: HeldOut.Finding
+    FINDING_OVERLAPS: HeldOut.Finding
+    FINDING_UNKNOWN: HeldOut.Finding
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    finding: HeldOut.Finding
+    datasets: _containers.RepeatedScalarFieldContainer[str]
+    row_count: int
+    overlap_count: int
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    message: str
+    def __init__(self, model: _Optional[str] = ..., finding: _Optional[_Union[HeldOut.Finding, str]] = ..., datasets: _Optional[_Iterable[str]] = ..., row_count: _Optional[int] = ..., overlap_count: _Optional[int] = ..., rows: _Optional[_Iterable[int]] = ..., message: _Optional[str] = ...) -> None: ...
+
 class Evaluation(_message.Message):
-    __slots__ = ("name", "state", "suite", "suite_digest", "subjects", "labels", "scores", "comparisons", "answers", "answered_count", "question_count", "error", "create_time", "end_time", "etag", "deciding_metric", "choice")
+    __slots__ = ("name", "state", "suite", "suite_digest", "subjects", "labels", "scores", "comparisons", "answers", "answered_count", "question_count", "error", "create_time", "end_time", "etag", "deciding_metric", "choice", "held_out")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Evaluation.State]
@@ -174,6 +204,7 @@ class Evaluation(_message.Message):
     ETAG_FIELD_NUMBER: _ClassVar[int]
     DECIDING_METRIC_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: Evaluation.State
     suite: str
@@ -191,7 +222,8 @@ class Evaluation(_message.Message):
     etag: str
     deciding_metric: str
     choice: Evaluation.Choice
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Evaluation.State, str]] = ..., suite: _Optional[str] = ..., suite_digest: _Optional[str] = ..., subjects: _Optional[_Iterable[_Union[Subject, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., comparisons: _Optional[_Iterable[_Union[Comparison, _Mapping]]] = ..., answers: _Optional[_Union[_resources_pb2.Artifact, _Mapping]] = ..., answered_count: _Optional[int] = ..., question_count: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., deciding_metric: _Optional[str] = ..., choice: _Optional[_Union[Evaluation.Choice, str]] = ...) -> None: ...
+    held_out: _containers.RepeatedCompositeFieldContainer[HeldOut]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Evaluation.State, str]] = ..., suite: _Optional[str] = ..., suite_digest: _Optional[str] = ..., subjects: _Optional[_Iterable[_Union[Subject, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., comparisons: _Optional[_Iterable[_Union[Comparison, _Mapping]]] = ..., answers: _Optional[_Union[_resources_pb2.Artifact, _Mapping]] = ..., answered_count: _Optional[int] = ..., question_count: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., deciding_metric: _Optional[str] = ..., choice: _Optional[_Union[Evaluation.Choice, str]] = ..., held_out: _Optional[_Iterable[_Union[HeldOut, _Mapping]]] = ...) -> None: ...
 
 class CreateEvaluationRequest(_message.Message):
     __slots__ = ("parent", "evaluation", "request_id")

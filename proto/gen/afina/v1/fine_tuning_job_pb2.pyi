@@ -1,6 +1,7 @@
 import datetime
 
 from afina.v1 import dataset_pb2 as _dataset_pb2
+from afina.v1 import model_pb2 as _model_pb2
 from afina.v1 import resources_pb2 as _resources_pb2
 from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -110,8 +111,18 @@ class PublishedCheckpoint(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     def __init__(self, step: _Optional[int] = ..., model: _Optional[str] = ..., public_id: _Optional[str] = ..., train_loss: _Optional[float] = ..., train_accuracy: _Optional[float] = ..., validation_loss: _Optional[float] = ..., validation_accuracy: _Optional[float] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class JobEvaluation(_message.Message):
+    __slots__ = ("is_disabled", "suite", "candidate_prompts")
+    IS_DISABLED_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    is_disabled: bool
+    suite: str
+    candidate_prompts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, is_disabled: _Optional[bool] = ..., suite: _Optional[str] = ..., candidate_prompts: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class FineTuningJob(_message.Message):
-    __slots__ = ("name", "state", "base_model", "training_file", "dataset", "split", "recipe", "effective_recipe", "suffix", "metadata", "progress", "attempt", "model", "fine_tuned_model", "error", "create_time", "start_time", "end_time", "etag", "checkpoints", "result_files", "validation_file", "token_count", "sweep", "validation_loss")
+    __slots__ = ("name", "state", "base_model", "training_file", "dataset", "split", "recipe", "effective_recipe", "suffix", "metadata", "progress", "attempt", "model", "fine_tuned_model", "error", "create_time", "start_time", "end_time", "etag", "checkpoints", "result_files", "validation_file", "token_count", "sweep", "validation_loss", "evaluation_settings", "evaluation", "verdict", "awaits_verdict")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[FineTuningJob.State]
@@ -168,6 +179,10 @@ class FineTuningJob(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     SWEEP_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_LOSS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    AWAITS_VERDICT_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: FineTuningJob.State
     base_model: str
@@ -193,7 +208,11 @@ class FineTuningJob(_message.Message):
     token_count: str
     sweep: str
     validation_loss: float
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[FineTuningJob.State, str]] = ..., base_model: _Optional[str] = ..., training_file: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., effective_recipe: _Optional[_Union[Recipe, _Mapping]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., checkpoints: _Optional[_Iterable[_Union[PublishedCheckpoint, _Mapping]]] = ..., result_files: _Optional[_Iterable[str]] = ..., validation_file: _Optional[str] = ..., token_count: _Optional[str] = ..., sweep: _Optional[str] = ..., validation_loss: _Optional[float] = ...) -> None: ...
+    evaluation_settings: JobEvaluation
+    evaluation: str
+    verdict: _model_pb2.Verdict
+    awaits_verdict: bool
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[FineTuningJob.State, str]] = ..., base_model: _Optional[str] = ..., training_file: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[_Union[_dataset_pb2.Split, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., effective_recipe: _Optional[_Union[Recipe, _Mapping]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., checkpoints: _Optional[_Iterable[_Union[PublishedCheckpoint, _Mapping]]] = ..., result_files: _Optional[_Iterable[str]] = ..., validation_file: _Optional[str] = ..., token_count: _Optional[str] = ..., sweep: _Optional[str] = ..., validation_loss: _Optional[float] = ..., evaluation_settings: _Optional[_Union[JobEvaluation, _Mapping]] = ..., evaluation: _Optional[str] = ..., verdict: _Optional[_Union[_model_pb2.Verdict, _Mapping]] = ..., awaits_verdict: _Optional[bool] = ...) -> None: ...
 
 class CreateFineTuningJobRequest(_message.Message):
     __slots__ = ("parent", "fine_tuning_job", "request_id")

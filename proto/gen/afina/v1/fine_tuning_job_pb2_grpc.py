@@ -134,7 +134,8 @@ class FineTuningJobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchFineTuningJob(self, request, context):
-        """Streams a job and its events from after_sequence on; closes when the job has ended, which a paused one has not.
+        """Streams a job and its events from after_sequence on; closes when the job has ended, which a paused one has not, and where its
+        model is evaluated, when the verdict stands.
         Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

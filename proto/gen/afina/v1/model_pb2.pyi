@@ -13,8 +13,40 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Verdict(_message.Message):
+    __slots__ = ("answer", "sentence", "evaluation", "item_count", "effect", "p_value", "items_needed", "champion", "create_time")
+    class Answer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ANSWER_UNSPECIFIED: _ClassVar[Verdict.Answer]
+        ANSWER_BETTER: _ClassVar[Verdict.Answer]
+        ANSWER_NOT_BETTER: _ClassVar[Verdict.Answer]
+        ANSWER_INSUFFICIENT_EVIDENCE: _ClassVar[Verdict.Answer]
+    ANSWER_UNSPECIFIED: Verdict.Answer
+    ANSWER_BETTER: Verdict.Answer
+    ANSWER_NOT_BETTER: Verdict.Answer
+    ANSWER_INSUFFICIENT_EVIDENCE: Verdict.Answer
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    answer: Verdict.Answer
+    sentence: str
+    evaluation: str
+    item_count: int
+    effect: float
+    p_value: float
+    items_needed: int
+    champion: str
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, answer: _Optional[_Union[Verdict.Answer, str]] = ..., sentence: _Optional[str] = ..., evaluation: _Optional[str] = ..., item_count: _Optional[int] = ..., effect: _Optional[float] = ..., p_value: _Optional[float] = ..., items_needed: _Optional[int] = ..., champion: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class Model(_message.Message):
-    __slots__ = ("name", "kind", "state", "digest", "public_id", "base", "manifest_key", "size_bytes", "provenance", "quarantine_reason", "proof", "create_time", "serving", "serving_message", "chat_template", "is_distinguishable")
+    __slots__ = ("name", "kind", "state", "digest", "public_id", "base", "manifest_key", "size_bytes", "provenance", "quarantine_reason", "proof", "create_time", "serving", "serving_message", "chat_template", "is_distinguishable", "verdict")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Model.Kind]
@@ -63,6 +95,7 @@ class Model(_message.Message):
     SERVING_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     IS_DISTINGUISHABLE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: Model.Kind
     state: Model.State
@@ -79,7 +112,8 @@ class Model(_message.Message):
     serving_message: str
     chat_template: str
     is_distinguishable: bool
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Model.Kind, str]] = ..., state: _Optional[_Union[Model.State, str]] = ..., digest: _Optional[str] = ..., public_id: _Optional[str] = ..., base: _Optional[str] = ..., manifest_key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., provenance: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., quarantine_reason: _Optional[str] = ..., proof: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[_Union[Model.Serving, str]] = ..., serving_message: _Optional[str] = ..., chat_template: _Optional[str] = ..., is_distinguishable: _Optional[bool] = ...) -> None: ...
+    verdict: Verdict
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Model.Kind, str]] = ..., state: _Optional[_Union[Model.State, str]] = ..., digest: _Optional[str] = ..., public_id: _Optional[str] = ..., base: _Optional[str] = ..., manifest_key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., provenance: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., quarantine_reason: _Optional[str] = ..., proof: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[_Union[Model.Serving, str]] = ..., serving_message: _Optional[str] = ..., chat_template: _Optional[str] = ..., is_distinguishable: _Optional[bool] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
 
 class CreateModelRequest(_message.Message):
     __slots__ = ("parent", "manifest_key", "suffix", "step", "max_length")
@@ -126,6 +160,14 @@ class DeleteModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class JudgeModelRequest(_message.Message):
+    __slots__ = ("name", "evaluation")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    evaluation: str
+    def __init__(self, name: _Optional[str] = ..., evaluation: _Optional[str] = ...) -> None: ...
 
 class EnsureServedRequest(_message.Message):
     __slots__ = ("name",)

@@ -66,6 +66,11 @@ class ModelServiceStub:
                 request_serializer=afina_dot_v1_dot_model__pb2.ProveModelRequest.SerializeToString,
                 response_deserializer=afina_dot_v1_dot_model__pb2.Model.FromString,
                 _registered_method=True)
+        self.JudgeModel = channel.unary_unary(
+                '/afina.v1.ModelService/JudgeModel',
+                request_serializer=afina_dot_v1_dot_model__pb2.JudgeModelRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_model__pb2.Model.FromString,
+                _registered_method=True)
         self.WatchRoutes = channel.unary_stream(
                 '/afina.v1.ModelService/WatchRoutes',
                 request_serializer=afina_dot_v1_dot_model__pb2.WatchRoutesRequest.SerializeToString,
@@ -135,6 +140,16 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JudgeModel(self, request, context):
+        """Holds a finished evaluation of a model and its base against the default gate, and keeps the verdict on the model. It
+        promotes nothing. A later evaluation's verdict takes the place of an earlier one's; repeating it changes nothing.
+        Errors: NOT_FOUND (model, evaluation), FAILED_PRECONDITION (the evaluation is not finished, does not compare the two, or is
+        about other bytes), INVALID_ARGUMENT (a base, or another project's evaluation).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRoutes(self, request, context):
         """Streams the whole table of routes: at once, and again after every change. Never closes by itself.
         """
@@ -189,6 +204,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
             'ProveModel': grpc.unary_unary_rpc_method_handler(
                     servicer.ProveModel,
                     request_deserializer=afina_dot_v1_dot_model__pb2.ProveModelRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
+            'JudgeModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.JudgeModel,
+                    request_deserializer=afina_dot_v1_dot_model__pb2.JudgeModelRequest.FromString,
                     response_serializer=afina_dot_v1_dot_model__pb2.Model.SerializeToString,
             ),
             'WatchRoutes': grpc.unary_stream_rpc_method_handler(
@@ -369,6 +389,33 @@ class ModelService:
             target,
             '/afina.v1.ModelService/ProveModel',
             afina_dot_v1_dot_model__pb2.ProveModelRequest.SerializeToString,
+            afina_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JudgeModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.ModelService/JudgeModel',
+            afina_dot_v1_dot_model__pb2.JudgeModelRequest.SerializeToString,
             afina_dot_v1_dot_model__pb2.Model.FromString,
             options,
             channel_credentials,

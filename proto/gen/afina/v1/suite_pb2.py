@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61\x66ina/v1/suite.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x01\n\x06Prompt\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x06method\x18\x02 \x01(\x0e\x32\x17.afina.v1.Prompt.MethodB\x04\xe2\x41\x01\x02\x12\r\n\x05shots\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x13\n\x0binstruction\x18\x05 \x01(\t\x12\x10\n\x08template\x18\x06 \x01(\t\"N\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETHOD_GENERATE\x10\x01\x12\x17\n\x13METHOD_SCORE_LABELS\x10\x02\"\x84\x01\n\nExactMatch\x12\x11\n\tkeep_case\x18\x01 \x01(\x08\x12\x12\n\nkeep_space\x18\x02 \x01(\x08\x12\x1e\n\x16keep_final_punctuation\x18\x03 \x01(\x08\x12\x18\n\x10\x64rop_punctuation\x18\x04 \x01(\x08\x12\x15\n\rdrop_articles\x18\x05 \x01(\x08\"\x10\n\x0e\x43lassification\"\xd0\x01\n\x04\x42leu\x12+\n\ttokenizer\x18\x01 \x01(\x0e\x32\x18.afina.v1.Bleu.Tokenizer\x12\x11\n\tlowercase\x18\x02 \x01(\x08\"\x87\x01\n\tTokenizer\x12\x19\n\x15TOKENIZER_UNSPECIFIED\x10\x00\x12\x11\n\rTOKENIZER_13A\x10\x01\x12\x12\n\x0eTOKENIZER_INTL\x10\x02\x12\x10\n\x0cTOKENIZER_ZH\x10\x03\x12\x12\n\x0eTOKENIZER_CHAR\x10\x04\x12\x12\n\x0eTOKENIZER_NONE\x10\x05\"(\n\x04\x43hrf\x12\r\n\x05words\x18\x01 \x01(\x08\x12\x11\n\tlowercase\x18\x02 \x01(\x08\")\n\x05Rouge\x12\x0f\n\x07stemmer\x18\x01 \x01(\x08\x12\x0f\n\x07unicode\x18\x02 \x01(\x08\"\xdb\x01\n\tCriterion\x12+\n\x0b\x65xact_match\x18\x01 \x01(\x0b\x32\x14.afina.v1.ExactMatchH\x00\x12\x32\n\x0e\x63lassification\x18\x02 \x01(\x0b\x32\x18.afina.v1.ClassificationH\x00\x12\x1e\n\x04\x62leu\x18\x03 \x01(\x0b\x32\x0e.afina.v1.BleuH\x00\x12\x1e\n\x04\x63hrf\x18\x04 \x01(\x0b\x32\x0e.afina.v1.ChrfH\x00\x12 \n\x05rouge\x18\x05 \x01(\x0b\x32\x0f.afina.v1.RougeH\x00\x42\x0b\n\tcriterion\"\xd9\x02\n\x05Suite\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x07prompts\x18\x03 \x03(\x0b\x32\x10.afina.v1.PromptB\x04\xe2\x41\x01\x02\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x14\n\x06\x64igest\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12%\n\x08\x63riteria\x18\x08 \x03(\x0b\x32\x13.afina.v1.Criterion\x12\"\n\x04part\x18\t \x01(\x0e\x32\x14.afina.v1.Suite.Part\"@\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\r\n\tPART_TEST\x10\x01\x12\x13\n\x0fPART_VALIDATION\x10\x02\"b\n\x12\x43reateSuiteRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12$\n\x05suite\x18\x02 \x01(\x0b\x32\x0f.afina.v1.SuiteB\x04\xe2\x41\x01\x02\x12\x10\n\x08suite_id\x18\x03 \x01(\t\"%\n\x0fGetSuiteRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"P\n\x11ListSuitesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x12ListSuitesResponse\x12\x1f\n\x06suites\x18\x01 \x03(\x0b\x32\x0f.afina.v1.Suite\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcd\x01\n\x0cSuiteService\x12<\n\x0b\x43reateSuite\x12\x1c.afina.v1.CreateSuiteRequest\x1a\x0f.afina.v1.Suite\x12\x36\n\x08GetSuite\x12\x19.afina.v1.GetSuiteRequest\x1a\x0f.afina.v1.Suite\x12G\n\nListSuites\x12\x1b.afina.v1.ListSuitesRequest\x1a\x1c.afina.v1.ListSuitesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61\x66ina/v1/suite.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x01\n\x06Prompt\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x06method\x18\x02 \x01(\x0e\x32\x17.afina.v1.Prompt.MethodB\x04\xe2\x41\x01\x02\x12\r\n\x05shots\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x13\n\x0binstruction\x18\x05 \x01(\t\x12\x10\n\x08template\x18\x06 \x01(\t\"N\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETHOD_GENERATE\x10\x01\x12\x17\n\x13METHOD_SCORE_LABELS\x10\x02\"\x84\x01\n\nExactMatch\x12\x11\n\tkeep_case\x18\x01 \x01(\x08\x12\x12\n\nkeep_space\x18\x02 \x01(\x08\x12\x1e\n\x16keep_final_punctuation\x18\x03 \x01(\x08\x12\x18\n\x10\x64rop_punctuation\x18\x04 \x01(\x08\x12\x15\n\rdrop_articles\x18\x05 \x01(\x08\"\x10\n\x0e\x43lassification\"\xd0\x01\n\x04\x42leu\x12+\n\ttokenizer\x18\x01 \x01(\x0e\x32\x18.afina.v1.Bleu.Tokenizer\x12\x11\n\tlowercase\x18\x02 \x01(\x08\"\x87\x01\n\tTokenizer\x12\x19\n\x15TOKENIZER_UNSPECIFIED\x10\x00\x12\x11\n\rTOKENIZER_13A\x10\x01\x12\x12\n\x0eTOKENIZER_INTL\x10\x02\x12\x10\n\x0cTOKENIZER_ZH\x10\x03\x12\x12\n\x0eTOKENIZER_CHAR\x10\x04\x12\x12\n\x0eTOKENIZER_NONE\x10\x05\"(\n\x04\x43hrf\x12\r\n\x05words\x18\x01 \x01(\x08\x12\x11\n\tlowercase\x18\x02 \x01(\x08\")\n\x05Rouge\x12\x0f\n\x07stemmer\x18\x01 \x01(\x08\x12\x0f\n\x07unicode\x18\x02 \x01(\x08\"\xdb\x01\n\tCriterion\x12+\n\x0b\x65xact_match\x18\x01 \x01(\x0b\x32\x14.afina.v1.ExactMatchH\x00\x12\x32\n\x0e\x63lassification\x18\x02 \x01(\x0b\x32\x18.afina.v1.ClassificationH\x00\x12\x1e\n\x04\x62leu\x18\x03 \x01(\x0b\x32\x0e.afina.v1.BleuH\x00\x12\x1e\n\x04\x63hrf\x18\x04 \x01(\x0b\x32\x0e.afina.v1.ChrfH\x00\x12 \n\x05rouge\x18\x05 \x01(\x0b\x32\x0f.afina.v1.RougeH\x00\x42\x0b\n\tcriterion\"\x8a\x03\n\x05Suite\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x07prompts\x18\x03 \x03(\x0b\x32\x10.afina.v1.PromptB\x04\xe2\x41\x01\x02\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x14\n\x06\x64igest\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12%\n\x08\x63riteria\x18\x08 \x03(\x0b\x32\x13.afina.v1.Criterion\x12\"\n\x04part\x18\t \x01(\x0e\x32\x14.afina.v1.Suite.Part\x12\x11\n\tmax_items\x18\n \x01(\x03\x12\x1c\n\x0e\x64\x61taset_digest\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\"@\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\r\n\tPART_TEST\x10\x01\x12\x13\n\x0fPART_VALIDATION\x10\x02\"b\n\x12\x43reateSuiteRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12$\n\x05suite\x18\x02 \x01(\x0b\x32\x0f.afina.v1.SuiteB\x04\xe2\x41\x01\x02\x12\x10\n\x08suite_id\x18\x03 \x01(\t\"H\n\x19\x45nsureDefaultSuiteRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x0fGetSuiteRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"P\n\x11ListSuitesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x12ListSuitesResponse\x12\x1f\n\x06suites\x18\x01 \x03(\x0b\x32\x0f.afina.v1.Suite\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x99\x02\n\x0cSuiteService\x12<\n\x0b\x43reateSuite\x12\x1c.afina.v1.CreateSuiteRequest\x1a\x0f.afina.v1.Suite\x12J\n\x12\x45nsureDefaultSuite\x12#.afina.v1.EnsureDefaultSuiteRequest\x1a\x0f.afina.v1.Suite\x12\x36\n\x08GetSuite\x12\x19.afina.v1.GetSuiteRequest\x1a\x0f.afina.v1.Suite\x12G\n\nListSuites\x12\x1b.afina.v1.ListSuitesRequest\x1a\x1c.afina.v1.ListSuitesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,10 +47,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUITE'].fields_by_name['digest']._serialized_options = b'\342A\001\003'
   _globals['_SUITE'].fields_by_name['create_time']._loaded_options = None
   _globals['_SUITE'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_SUITE'].fields_by_name['dataset_digest']._loaded_options = None
+  _globals['_SUITE'].fields_by_name['dataset_digest']._serialized_options = b'\342A\001\003'
   _globals['_CREATESUITEREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_CREATESUITEREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_CREATESUITEREQUEST'].fields_by_name['suite']._loaded_options = None
   _globals['_CREATESUITEREQUEST'].fields_by_name['suite']._serialized_options = b'\342A\001\002'
+  _globals['_ENSUREDEFAULTSUITEREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_ENSUREDEFAULTSUITEREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_ENSUREDEFAULTSUITEREQUEST'].fields_by_name['dataset']._loaded_options = None
+  _globals['_ENSUREDEFAULTSUITEREQUEST'].fields_by_name['dataset']._serialized_options = b'\342A\001\002'
   _globals['_GETSUITEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETSUITEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTSUITESREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -74,17 +80,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CRITERION']._serialized_start=774
   _globals['_CRITERION']._serialized_end=993
   _globals['_SUITE']._serialized_start=996
-  _globals['_SUITE']._serialized_end=1341
-  _globals['_SUITE_PART']._serialized_start=1277
-  _globals['_SUITE_PART']._serialized_end=1341
-  _globals['_CREATESUITEREQUEST']._serialized_start=1343
-  _globals['_CREATESUITEREQUEST']._serialized_end=1441
-  _globals['_GETSUITEREQUEST']._serialized_start=1443
-  _globals['_GETSUITEREQUEST']._serialized_end=1480
-  _globals['_LISTSUITESREQUEST']._serialized_start=1482
-  _globals['_LISTSUITESREQUEST']._serialized_end=1562
-  _globals['_LISTSUITESRESPONSE']._serialized_start=1564
-  _globals['_LISTSUITESRESPONSE']._serialized_end=1642
-  _globals['_SUITESERVICE']._serialized_start=1645
-  _globals['_SUITESERVICE']._serialized_end=1850
+  _globals['_SUITE']._serialized_end=1390
+  _globals['_SUITE_PART']._serialized_start=1326
+  _globals['_SUITE_PART']._serialized_end=1390
+  _globals['_CREATESUITEREQUEST']._serialized_start=1392
+  _globals['_CREATESUITEREQUEST']._serialized_end=1490
+  _globals['_ENSUREDEFAULTSUITEREQUEST']._serialized_start=1492
+  _globals['_ENSUREDEFAULTSUITEREQUEST']._serialized_end=1564
+  _globals['_GETSUITEREQUEST']._serialized_start=1566
+  _globals['_GETSUITEREQUEST']._serialized_end=1603
+  _globals['_LISTSUITESREQUEST']._serialized_start=1605
+  _globals['_LISTSUITESREQUEST']._serialized_end=1685
+  _globals['_LISTSUITESRESPONSE']._serialized_start=1687
+  _globals['_LISTSUITESRESPONSE']._serialized_end=1765
+  _globals['_SUITESERVICE']._serialized_start=1768
+  _globals['_SUITESERVICE']._serialized_end=2049
 # @@protoc_insertion_point(module_scope)

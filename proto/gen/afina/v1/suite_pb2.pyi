@@ -106,7 +106,7 @@ class Criterion(_message.Message):
     def __init__(self, exact_match: _Optional[_Union[ExactMatch, _Mapping]] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., bleu: _Optional[_Union[Bleu, _Mapping]] = ..., chrf: _Optional[_Union[Chrf, _Mapping]] = ..., rouge: _Optional[_Union[Rouge, _Mapping]] = ...) -> None: ...
 
 class Suite(_message.Message):
-    __slots__ = ("name", "dataset", "prompts", "labels", "max_tokens", "digest", "create_time", "criteria", "part")
+    __slots__ = ("name", "dataset", "prompts", "labels", "max_tokens", "digest", "create_time", "criteria", "part", "max_items", "dataset_digest")
     class Part(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PART_UNSPECIFIED: _ClassVar[Suite.Part]
@@ -124,6 +124,8 @@ class Suite(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     CRITERIA_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
@@ -133,7 +135,9 @@ class Suite(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     criteria: _containers.RepeatedCompositeFieldContainer[Criterion]
     part: Suite.Part
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., digest: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., criteria: _Optional[_Iterable[_Union[Criterion, _Mapping]]] = ..., part: _Optional[_Union[Suite.Part, str]] = ...) -> None: ...
+    max_items: int
+    dataset_digest: str
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., digest: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., criteria: _Optional[_Iterable[_Union[Criterion, _Mapping]]] = ..., part: _Optional[_Union[Suite.Part, str]] = ..., max_items: _Optional[int] = ..., dataset_digest: _Optional[str] = ...) -> None: ...
 
 class CreateSuiteRequest(_message.Message):
     __slots__ = ("parent", "suite", "suite_id")
@@ -144,6 +148,14 @@ class CreateSuiteRequest(_message.Message):
     suite: Suite
     suite_id: str
     def __init__(self, parent: _Optional[str] = ..., suite: _Optional[_Union[Suite, _Mapping]] = ..., suite_id: _Optional[str] = ...) -> None: ...
+
+class EnsureDefaultSuiteRequest(_message.Message):
+    __slots__ = ("parent", "dataset")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    dataset: str
+    def __init__(self, parent: _Optional[str] = ..., dataset: _Optional[str] = ...) -> None: ...
 
 class GetSuiteRequest(_message.Message):
     __slots__ = ("name",)

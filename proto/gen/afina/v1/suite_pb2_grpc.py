@@ -40,6 +40,11 @@ class SuiteServiceStub:
                 request_serializer=afina_dot_v1_dot_suite__pb2.CreateSuiteRequest.SerializeToString,
                 response_deserializer=afina_dot_v1_dot_suite__pb2.Suite.FromString,
                 _registered_method=True)
+        self.EnsureDefaultSuite = channel.unary_unary(
+                '/afina.v1.SuiteService/EnsureDefaultSuite',
+                request_serializer=afina_dot_v1_dot_suite__pb2.EnsureDefaultSuiteRequest.SerializeToString,
+                response_deserializer=afina_dot_v1_dot_suite__pb2.Suite.FromString,
+                _registered_method=True)
         self.GetSuite = channel.unary_unary(
                 '/afina.v1.SuiteService/GetSuite',
                 request_serializer=afina_dot_v1_dot_suite__pb2.GetSuiteRequest.SerializeToString,
@@ -59,6 +64,15 @@ class SuiteServiceServicer:
     def CreateSuite(self, request, context):
         """Creates a suite. Errors: INVALID_ARGUMENT (every mistake at once), NOT_FOUND (where an unknown dataset is the only one),
         ALREADY_EXISTS (same id, other content).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnsureDefaultSuite(self, request, context):
+        """Makes, or finds, the suite that suits a dataset without being told more: its test rows, asked in their own words and at most
+        400 of them, scored as its answers ask for (labels, short answers and JSON by equality, longer text by chrF).
+        Errors: NOT_FOUND, INVALID_ARGUMENT (it has no test rows, or rows without a text as answer).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +98,11 @@ def add_SuiteServiceServicer_to_server(servicer, server):
             'CreateSuite': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSuite,
                     request_deserializer=afina_dot_v1_dot_suite__pb2.CreateSuiteRequest.FromString,
+                    response_serializer=afina_dot_v1_dot_suite__pb2.Suite.SerializeToString,
+            ),
+            'EnsureDefaultSuite': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnsureDefaultSuite,
+                    request_deserializer=afina_dot_v1_dot_suite__pb2.EnsureDefaultSuiteRequest.FromString,
                     response_serializer=afina_dot_v1_dot_suite__pb2.Suite.SerializeToString,
             ),
             'GetSuite': grpc.unary_unary_rpc_method_handler(
@@ -124,6 +143,33 @@ class SuiteService:
             target,
             '/afina.v1.SuiteService/CreateSuite',
             afina_dot_v1_dot_suite__pb2.CreateSuiteRequest.SerializeToString,
+            afina_dot_v1_dot_suite__pb2.Suite.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnsureDefaultSuite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afina.v1.SuiteService/EnsureDefaultSuite',
+            afina_dot_v1_dot_suite__pb2.EnsureDefaultSuiteRequest.SerializeToString,
             afina_dot_v1_dot_suite__pb2.Suite.FromString,
             options,
             channel_credentials,

@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61\x66ina/v1/sweep.proto\x12\x08\x61\x66ina.v1\x1a\x1e\x61\x66ina/v1/fine_tuning_job.proto\x1a\x18\x61\x66ina/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xb9\x02\n\x0bSweepMember\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.afina.v1.Recipe\x12\x0b\n\x03job\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.afina.v1.FineTuningJob.State\x12*\n\x10\x65\x66\x66\x65\x63tive_recipe\x18\x04 \x01(\x0b\x32\x10.afina.v1.Recipe\x12\x1c\n\x0fvalidation_loss\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04rank\x18\x06 \x01(\x05\x12$\n\x08progress\x18\x07 \x01(\x0b\x32\x12.afina.v1.Progress\x12\x18\n\x10\x66ine_tuned_model\x18\x08 \x01(\t\x12!\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.StatusB\x12\n\x10_validation_loss\"\xcd\x05\n\x05Sweep\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x15.afina.v1.Sweep.StateB\x04\xe2\x41\x01\x03\x12\x18\n\nbase_model\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x07recipes\x18\x05 \x03(\x0b\x32\x10.afina.v1.RecipeB\x04\xe2\x41\x01\x02\x12\x0e\n\x06suffix\x18\x06 \x01(\t\x12/\n\x08metadata\x18\x07 \x03(\x0b\x32\x1d.afina.v1.Sweep.MetadataEntry\x12,\n\x07members\x18\x08 \x03(\x0b\x32\x15.afina.v1.SweepMemberB\x04\xe2\x41\x01\x03\x12\x14\n\x06winner\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05model\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x66ine_tuned_model\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0f \x01(\tB\x04\xe2\x41\x01\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x11\n\rSTATE_PROVING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x14\n\x10STATE_CANCELLING\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"d\n\x12\x43reateSweepRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12$\n\x05sweep\x18\x02 \x01(\x0b\x32\x0f.afina.v1.SweepB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"%\n\x0fGetSweepRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"P\n\x11ListSweepsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x12ListSweepsResponse\x12\x1f\n\x06sweeps\x18\x01 \x03(\x0b\x32\x0f.afina.v1.Sweep\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x43\x61ncelSweepRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"?\n\x11WatchSweepRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"U\n\x12WatchSweepResponse\x12\x1e\n\x05sweep\x18\x01 \x01(\x0b\x32\x0f.afina.v1.Sweep\x12\x1f\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x0f.afina.v1.Event2\xd6\x02\n\x0cSweepService\x12<\n\x0b\x43reateSweep\x12\x1c.afina.v1.CreateSweepRequest\x1a\x0f.afina.v1.Sweep\x12\x36\n\x08GetSweep\x12\x19.afina.v1.GetSweepRequest\x1a\x0f.afina.v1.Sweep\x12G\n\nListSweeps\x12\x1b.afina.v1.ListSweepsRequest\x1a\x1c.afina.v1.ListSweepsResponse\x12<\n\x0b\x43\x61ncelSweep\x12\x1c.afina.v1.CancelSweepRequest\x1a\x0f.afina.v1.Sweep\x12I\n\nWatchSweep\x12\x1b.afina.v1.WatchSweepRequest\x1a\x1c.afina.v1.WatchSweepResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61\x66ina/v1/sweep.proto\x12\x08\x61\x66ina.v1\x1a\x1e\x61\x66ina/v1/fine_tuning_job.proto\x1a\x18\x61\x66ina/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xb9\x02\n\x0bSweepMember\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.afina.v1.Recipe\x12\x0b\n\x03job\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.afina.v1.FineTuningJob.State\x12*\n\x10\x65\x66\x66\x65\x63tive_recipe\x18\x04 \x01(\x0b\x32\x10.afina.v1.Recipe\x12\x1c\n\x0fvalidation_loss\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04rank\x18\x06 \x01(\x05\x12$\n\x08progress\x18\x07 \x01(\x0b\x32\x12.afina.v1.Progress\x12\x18\n\x10\x66ine_tuned_model\x18\x08 \x01(\t\x12!\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.StatusB\x12\n\x10_validation_loss\"\x83\x06\n\x05Sweep\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x15.afina.v1.Sweep.StateB\x04\xe2\x41\x01\x03\x12\x18\n\nbase_model\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x07recipes\x18\x05 \x03(\x0b\x32\x10.afina.v1.RecipeB\x04\xe2\x41\x01\x02\x12\x0e\n\x06suffix\x18\x06 \x01(\t\x12/\n\x08metadata\x18\x07 \x03(\x0b\x32\x1d.afina.v1.Sweep.MetadataEntry\x12,\n\x07members\x18\x08 \x03(\x0b\x32\x15.afina.v1.SweepMemberB\x04\xe2\x41\x01\x03\x12\x14\n\x06winner\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05model\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x66ine_tuned_model\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0f \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\x13\x65valuation_settings\x18\x10 \x01(\x0b\x32\x17.afina.v1.JobEvaluation\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x11\n\rSTATE_PROVING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x14\n\x10STATE_CANCELLING\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"d\n\x12\x43reateSweepRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12$\n\x05sweep\x18\x02 \x01(\x0b\x32\x0f.afina.v1.SweepB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"%\n\x0fGetSweepRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"P\n\x11ListSweepsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x12ListSweepsResponse\x12\x1f\n\x06sweeps\x18\x01 \x03(\x0b\x32\x0f.afina.v1.Sweep\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x43\x61ncelSweepRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"?\n\x11WatchSweepRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"U\n\x12WatchSweepResponse\x12\x1e\n\x05sweep\x18\x01 \x01(\x0b\x32\x0f.afina.v1.Sweep\x12\x1f\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x0f.afina.v1.Event2\xd6\x02\n\x0cSweepService\x12<\n\x0b\x43reateSweep\x12\x1c.afina.v1.CreateSweepRequest\x1a\x0f.afina.v1.Sweep\x12\x36\n\x08GetSweep\x12\x19.afina.v1.GetSweepRequest\x1a\x0f.afina.v1.Sweep\x12G\n\nListSweeps\x12\x1b.afina.v1.ListSweepsRequest\x1a\x1c.afina.v1.ListSweepsResponse\x12<\n\x0b\x43\x61ncelSweep\x12\x1c.afina.v1.CancelSweepRequest\x1a\x0f.afina.v1.Sweep\x12I\n\nWatchSweep\x12\x1b.afina.v1.WatchSweepRequest\x1a\x1c.afina.v1.WatchSweepResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -79,25 +79,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SWEEPMEMBER']._serialized_start=184
   _globals['_SWEEPMEMBER']._serialized_end=497
   _globals['_SWEEP']._serialized_start=500
-  _globals['_SWEEP']._serialized_end=1217
-  _globals['_SWEEP_METADATAENTRY']._serialized_start=1017
-  _globals['_SWEEP_METADATAENTRY']._serialized_end=1064
-  _globals['_SWEEP_STATE']._serialized_start=1067
-  _globals['_SWEEP_STATE']._serialized_end=1217
-  _globals['_CREATESWEEPREQUEST']._serialized_start=1219
-  _globals['_CREATESWEEPREQUEST']._serialized_end=1319
-  _globals['_GETSWEEPREQUEST']._serialized_start=1321
-  _globals['_GETSWEEPREQUEST']._serialized_end=1358
-  _globals['_LISTSWEEPSREQUEST']._serialized_start=1360
-  _globals['_LISTSWEEPSREQUEST']._serialized_end=1440
-  _globals['_LISTSWEEPSRESPONSE']._serialized_start=1442
-  _globals['_LISTSWEEPSRESPONSE']._serialized_end=1520
-  _globals['_CANCELSWEEPREQUEST']._serialized_start=1522
-  _globals['_CANCELSWEEPREQUEST']._serialized_end=1562
-  _globals['_WATCHSWEEPREQUEST']._serialized_start=1564
-  _globals['_WATCHSWEEPREQUEST']._serialized_end=1627
-  _globals['_WATCHSWEEPRESPONSE']._serialized_start=1629
-  _globals['_WATCHSWEEPRESPONSE']._serialized_end=1714
-  _globals['_SWEEPSERVICE']._serialized_start=1717
-  _globals['_SWEEPSERVICE']._serialized_end=2059
+  _globals['_SWEEP']._serialized_end=1271
+  _globals['_SWEEP_METADATAENTRY']._serialized_start=1071
+  _globals['_SWEEP_METADATAENTRY']._serialized_end=1118
+  _globals['_SWEEP_STATE']._serialized_start=1121
+  _globals['_SWEEP_STATE']._serialized_end=1271
+  _globals['_CREATESWEEPREQUEST']._serialized_start=1273
+  _globals['_CREATESWEEPREQUEST']._serialized_end=1373
+  _globals['_GETSWEEPREQUEST']._serialized_start=1375
+  _globals['_GETSWEEPREQUEST']._serialized_end=1412
+  _globals['_LISTSWEEPSREQUEST']._serialized_start=1414
+  _globals['_LISTSWEEPSREQUEST']._serialized_end=1494
+  _globals['_LISTSWEEPSRESPONSE']._serialized_start=1496
+  _globals['_LISTSWEEPSRESPONSE']._serialized_end=1574
+  _globals['_CANCELSWEEPREQUEST']._serialized_start=1576
+  _globals['_CANCELSWEEPREQUEST']._serialized_end=1616
+  _globals['_WATCHSWEEPREQUEST']._serialized_start=1618
+  _globals['_WATCHSWEEPREQUEST']._serialized_end=1681
+  _globals['_WATCHSWEEPRESPONSE']._serialized_start=1683
+  _globals['_WATCHSWEEPRESPONSE']._serialized_end=1768
+  _globals['_SWEEPSERVICE']._serialized_start=1771
+  _globals['_SWEEPSERVICE']._serialized_end=2113
 # @@protoc_insertion_point(module_scope)

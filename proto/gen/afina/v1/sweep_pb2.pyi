@@ -37,7 +37,7 @@ class SweepMember(_message.Message):
     def __init__(self, recipe: _Optional[_Union[_fine_tuning_job_pb2.Recipe, _Mapping]] = ..., job: _Optional[str] = ..., state: _Optional[_Union[_fine_tuning_job_pb2.FineTuningJob.State, str]] = ..., effective_recipe: _Optional[_Union[_fine_tuning_job_pb2.Recipe, _Mapping]] = ..., validation_loss: _Optional[float] = ..., rank: _Optional[int] = ..., progress: _Optional[_Union[_fine_tuning_job_pb2.Progress, _Mapping]] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class Sweep(_message.Message):
-    __slots__ = ("name", "state", "base_model", "dataset", "recipes", "suffix", "metadata", "members", "winner", "model", "fine_tuned_model", "error", "create_time", "end_time", "etag")
+    __slots__ = ("name", "state", "base_model", "dataset", "recipes", "suffix", "metadata", "members", "winner", "model", "fine_tuned_model", "error", "create_time", "end_time", "etag", "evaluation_settings")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Sweep.State]
@@ -76,6 +76,7 @@ class Sweep(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_SETTINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: Sweep.State
     base_model: str
@@ -91,7 +92,8 @@ class Sweep(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Sweep.State, str]] = ..., base_model: _Optional[str] = ..., dataset: _Optional[str] = ..., recipes: _Optional[_Iterable[_Union[_fine_tuning_job_pb2.Recipe, _Mapping]]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., members: _Optional[_Iterable[_Union[SweepMember, _Mapping]]] = ..., winner: _Optional[str] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    evaluation_settings: _fine_tuning_job_pb2.JobEvaluation
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Sweep.State, str]] = ..., base_model: _Optional[str] = ..., dataset: _Optional[str] = ..., recipes: _Optional[_Iterable[_Union[_fine_tuning_job_pb2.Recipe, _Mapping]]] = ..., suffix: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., members: _Optional[_Iterable[_Union[SweepMember, _Mapping]]] = ..., winner: _Optional[str] = ..., model: _Optional[str] = ..., fine_tuned_model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., evaluation_settings: _Optional[_Union[_fine_tuning_job_pb2.JobEvaluation, _Mapping]] = ...) -> None: ...
 
 class CreateSweepRequest(_message.Message):
     __slots__ = ("parent", "sweep", "request_id")
