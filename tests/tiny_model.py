@@ -3,6 +3,7 @@
 Like many real models they pad with their end token, so whoever masks by token id instead of by position is found out.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,18 @@ def tiny_tokenizer(chat_template: str = CHATML) -> Any:
     )
     fast.chat_template = chat_template
     return fast
+
+
+def name_code(folder: Path) -> None:
+    """Let a model's folder name code of its own, and bring it; where it runs, it leaves a file `ran` there.
+
+    As CVE-2025-66448 and CVE-2026-22807 have it: every class that a loader asks for is in auto_map.
+    """
+    marker = str(folder / "ran")
+    code = f"open({marker!r}, 'w').close()\nclass Evil:\n    pass\n"
+    (folder / "evil.py").write_text(code)
+    classes = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoTokenizer", "AutoProcessor")
+    for name in ("config.json", "tokenizer_config.json"):
+        document = json.loads((folder / name).read_text())
+        document["auto_map"] = {key: ["evil.Evil", None] if key == "AutoTokenizer" else "evil.Evil" for key in classes}
+        (folder / name).write_text(json.dumps(document))

@@ -85,7 +85,9 @@ def _write_model(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True)
+    read = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
     config = type(read.config)(**_without_quantization(read.config.to_dict()))
     config.architectures = [type(read).__name__]
     config.dtype = torch.bfloat16
@@ -104,7 +106,7 @@ def _without_quantization(config: dict[str, object]) -> dict[str, object]:
 def _write_tokenizer(gguf: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True, trust_remote_code=False)
     tokenizer.model_max_length = MAX_POSITIONS
     tokenizer.save_pretrained(folder)
 

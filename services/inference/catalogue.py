@@ -12,6 +12,7 @@ from typing import Any
 
 from services.common.errors import Violation
 from services.common.ports.manifest import Manifest
+from services.inference import remote_code
 from services.inference.adapter_checks import is_unsafe
 from services.inference.chat_template import check_template
 
@@ -24,7 +25,7 @@ MIN_MAX_LENGTH, MAX_MAX_LENGTH = 128, 131072
 MAX_ALIASES = 32
 TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model"})
 SHARD_INDEX = "model.safetensors.index.json"
-READ_FILES = frozenset({"config.json", "tokenizer_config.json", SHARD_INDEX})
+READ_FILES = remote_code.FILES | {SHARD_INDEX}
 WEIGHT_KINDS = {"base": "a base", "full": "full weights"}
 
 
@@ -109,8 +110,8 @@ def check_base(manifest: Manifest, texts: Mapping[str, bytes], max_length: int) 
         config = json_object(texts.get(path, b"{}" if path != "config.json" else b""))
         if config is None:
             violations.append(Violation(path, "CONFIG_INVALID", f"{path} is missing or not a JSON object."))
-        elif config.get("auto_map"):
-            violations.append(Violation(path, "REMOTE_CODE", f"{path} names code of its own in auto_map; that is never run."))
+    read = {path: json_object(text) for path, text in texts.items() if path in remote_code.FILES}
+    violations += remote_code.check_code({path: config for path, config in read.items() if config is not None})
     config = json_object(texts.get("config.json", b"")) or {}
     if not config.get("architectures"):
         violations.append(Violation("config.json", "ARCHITECTURE_MISSING", "config.json has to name its architectures."))

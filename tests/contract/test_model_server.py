@@ -24,7 +24,7 @@ from services.common.ports.model_server import GoldenChat, ModelServer
 from services.inference.proof import parse_golden, prove
 from tests.builders import eventually, free_port
 from tests.fakes import ScriptedModelServer
-from tests.tiny_model import build_tiny_base
+from tests.tiny_model import build_tiny_base, name_code
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -56,6 +56,7 @@ class Engine:
     store: LocalObjectStore
     adapters: dict[str, str]
     golden: dict[str, bytes]
+    base_folder: Path
 
     def chats(self, name: str) -> tuple[GoldenChat, ...]:
         return parse_golden(self.golden[name], self.base)
@@ -164,6 +165,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     pytest.importorskip("vllm", reason="needs vLLM: pip install 'afina[server-cpu]'")
     root = tmp_path_factory.mktemp("engine")
     base = build_tiny_base(root / "base")
+    name_code(base)
     store = LocalObjectStore(root / "objects")
     base_digest = put_folder(store, "bases", base, "base", {}).digest
     adapters, golden = fill_store(store, base, base_digest, root / "adapters")
@@ -171,7 +173,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     plan = ServerPlan("vllm", str(base), base_digest, free_port(), "secret", store.url, str(root / "cache"), max_length=512)
     try:
         asyncio.run(start(launcher, plan))
-        yield Engine(f"http://127.0.0.1:{plan.port}", plan.api_key, base_digest, store, adapters, golden)
+        yield Engine(f"http://127.0.0.1:{plan.port}", plan.api_key, base_digest, store, adapters, golden, base)
     finally:
         asyncio.run(stop(launcher, plan.key))
 
@@ -265,6 +267,35 @@ async def test_another_api_key_is_refused(engine: Engine) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(InvalidInput):
             await VllmServer(engine.url, "guessed", session).loaded()
+
+
+async def paths_of(engine: Engine) -> dict[str, list[str]]:
+    """Every path that this vLLM serves, with its methods, and those that its schema leaves out."""
+    key = {"Authorization": f"Bearer {engine.api_key}"}
+    async with aiohttp.ClientSession() as session, session.get(f"{engine.url}/openapi.json", headers=key) as response:
+        told = (await response.json())["paths"]
+    paths = {path: [method.upper() for method in methods] for path, methods in told.items()}
+    return {**paths, "/docs": ["GET"], "/redoc": ["GET"], "/openapi.json": ["GET"], "/metrics/": ["GET"], "/nothing": ["POST"]}
+
+
+async def test_without_the_key_nothing_answers_but_health_and_metrics(engine: Engine) -> None:
+    paths = await paths_of(engine)
+    assert {"/v1/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/tokenize", "/invocations"} <= set(paths)
+    opened = set()
+    async with aiohttp.ClientSession() as session:
+        for path, methods in paths.items():
+            for method in {*methods, "OPTIONS"}:
+                for wrong in ({}, {"Authorization": "Bearer guessed"}, {"Authorization": engine.api_key}):
+                    async with session.request(method, engine.url + path, headers=wrong, json={}) as response:
+                        if response.status != 401:
+                            opened.add((method, path))
+    assert opened == {("GET", "/health"), ("GET", "/metrics")}
+
+
+def test_a_base_that_names_code_of_its_own_has_run_none_of_it(engine: Engine) -> None:
+    assert json.loads((engine.base_folder / "config.json").read_text())["auto_map"]
+    assert (engine.base_folder / "evil.py").is_file()
+    assert not (engine.base_folder / "ran").exists()
 
 
 async def test_a_real_adapter_is_proven_by_its_own_references(vllm: VllmServer, engine: Engine) -> None:

@@ -24,6 +24,8 @@ from afina.v1 import (
     fine_tuning_job_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    store_access_pb2,
+    store_access_pb2_grpc,
 )
 
 from services.cli import environment
@@ -31,18 +33,21 @@ from services.cli.home import ADDRESS_VARIABLES, Home, find
 from services.cli.supervisor import Supervisor
 from services.cli.up import is_serving
 from services.common.backends import choose
+from services.common.backends.launcher.shim import read_json
 from services.common.backends.object_store.s3 import S3ObjectStore
-from services.common.errors import ArtifactNotFound, Unavailable
+from services.common.errors import ArtifactNotFound, PermissionDenied, Unavailable
 from services.common.ports.manifest import Manifest, fetch_folder, put_folder
 from services.common.reconcile import Reconciler
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import GrpcServer, registration
+from services.common.transport.store_access_rpc import StoreAccessRpc
 from services.inference.__main__ import Settings, describe
 from services.inference.clients import GrpcEvaluations
 from services.inference.fleet import reconcile_server
 from services.inference.inference import Inference
 from services.inference.routes import RouteTable
 from services.inference.rpc import CatalogueRpc, ModelRpc
+from services.inference.server_access import ServerAccess
 from services.inference.servers import SERVER_KIND
 from tests.builders import chat, eventually, free_port, jsonl
 from tests.fakes import ScriptedLauncher, ScriptedModelServer
@@ -102,7 +107,7 @@ async def _inference(
     database = choose.database(environment.database("inference", home, environ))
     silent = ScriptedModelServer("", {}, set())
     silent.is_running = False
-    settings = Settings(object_store=home.object_store, database="", launcher="", cache=str(home.cache))
+    settings = Settings(home.object_store, database="", launcher="", cache=str(home.cache), address=home.addresses["inference"])
     inference = Inference(
         database=database,
         store=store,
@@ -118,6 +123,12 @@ async def _inference(
         [
             registration(model_pb2_grpc, model_pb2, "ModelService", ModelRpc(inference)),
             registration(catalogue_pb2_grpc, catalogue_pb2, "CatalogueService", CatalogueRpc(inference)),
+            registration(
+                store_access_pb2_grpc,
+                store_access_pb2,
+                "StoreAccessService",
+                StoreAccessRpc(store, ServerAccess(inference).grant),
+            ),
         ],
     )
     await server.start()
@@ -141,6 +152,9 @@ async def test_from_an_upload_to_an_adapter_on_s3_and_postgresql_though_the_trai
     file = await _upload(programs, rows)
     job = await _create_job(programs, file)
     await eventually(lambda: _has(programs, job, "Attempt 1 runs"), timeout_s=60)
+    given = await eventually(lambda: _environment_of(programs, f"{job.rpartition('/')[2]}-1"), timeout_s=30)
+    assert given["OBJECT_STORE"].startswith("signed://")
+    assert not _holds_a_key(programs, given)
     trainer = programs.supervisor.processes()["trainer"]
     os.kill(trainer["pid"], signal.SIGKILL)  # the worker goes on, and reports to the one that comes back
 
@@ -155,7 +169,7 @@ async def test_from_an_upload_to_an_adapter_on_s3_and_postgresql_though_the_trai
     folder = await asyncio.to_thread(fetch_folder, programs.store, result, tmp_path / "fetched")
     assert {"adapter_config.json", "adapter_model.safetensors", "golden.json"} <= {path.name for path in folder.iterdir()}
     await eventually(lambda: _has(programs, job, "The model is registered"), timeout_s=60)
-    await _a_server_would_be_given_the_store(programs, key)
+    await _a_server_reads_its_adapter_and_no_more(programs, result, key)
     assert not list(programs.home.databases.iterdir())
     assert not list((programs.home.path / "objects").iterdir())
 
@@ -200,8 +214,31 @@ async def _has(programs: Programs, job: str, message: str) -> bool:
     return any(message in told for told in messages)
 
 
-async def _a_server_would_be_given_the_store(programs: Programs, base_key: str) -> None:
-    """What inference hands to a model server opens the store: its plugin fetches adapters from there."""
+def _environment_of(programs: Programs, workload: str) -> dict[str, str] | None:
+    """What the kernel knows of a worker's environment; nothing before it has begun."""
+    process = read_json(programs.home.processes("trainer") / workload / "process.json")
+    try:
+        text = Path(f"/proc/{process['pid']}/environ").read_text() if process else ""
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair) or None
+
+
+def _holds_a_key(programs: Programs, given: dict[str, str]) -> bool:
+    """Whether a workload's environment has anything that opens the bucket by itself."""
+    is_named = any(name.startswith(("AWS_", "S3_")) for name in given)
+    return is_named or any(programs.environ["AWS_SECRET_ACCESS_KEY"] in value for value in given.values())
+
+
+async def _a_server_reads_its_adapter_and_no_more(programs: Programs, adapter: Manifest, base_key: str) -> None:
+    """What inference hands to a model server opens the adapter that is placed there, for the plugin, and nothing else."""
     planned = await eventually(lambda: list(programs.launcher.manifests.values()), timeout_s=30)
-    given = planned[0]["environment"]
-    assert S3ObjectStore(given["AFINA_ADAPTER_STORE"], given).head(base_key) > 0
+    given = planned[-1]["environment"]
+    assert not _holds_a_key(programs, given)
+    store = choose.object_store(given["AFINA_ADAPTER_STORE"], given)
+    manifest = Manifest.from_json(await asyncio.to_thread(store.read, f"manifests/adapters/{adapter.digest}.json"))
+    assert len(await asyncio.to_thread(store.read, manifest.file("adapter_config.json").key)) > 0
+    with pytest.raises(PermissionDenied):
+        await asyncio.to_thread(store.read, base_key)
+    with pytest.raises(PermissionDenied):
+        await asyncio.to_thread(store.commit, f"manifests/adapters/{'0' * 64}.json", b"")

@@ -12,6 +12,8 @@ from afina.v1 import fine_tuning_job_pb2 as pb
 from afina.v1 import (
     fine_tuning_job_pb2_grpc,
     resources_pb2,
+    store_access_pb2,
+    store_access_pb2_grpc,
     sweep_pb2,
     sweep_pb2_grpc,
     token_count_pb2,
@@ -25,6 +27,7 @@ from services.common.backends.database.sql import SqlDatabase
 from services.common.backends.object_store.local import LocalObjectStore
 from services.common.ports.database import Record
 from services.common.ports.manifest import Manifest, put_folder
+from services.common.ports.object_store import ObjectStore
 from services.common.reconcile import Reconciler
 from services.common.transport import wire
 from services.common.transport.grpc_client import Client
@@ -33,7 +36,7 @@ from services.common.transport.worker_reports import TOKEN_KEY, WorkerRpc
 from services.trainer import sweep, token_count
 from services.trainer.attempts import reconcile_job
 from services.trainer.job import KIND
-from services.trainer.rpc import FineTuningJobRpc
+from services.trainer.rpc import FineTuningJobRpc, store_access_rpc
 from services.trainer.sweep_rpc import SweepRpc
 from services.trainer.sweeps import reconcile_sweep
 from services.trainer.token_count_rpc import TokenCountRpc
@@ -162,7 +165,7 @@ class World:
     trainer: Trainer
     launcher: ScriptedLauncher
     peers: ScriptedPeers
-    store: LocalObjectStore
+    store: ObjectStore
     loop: Reconciler
     counts: Client
     counting: Reconciler
@@ -236,26 +239,29 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def trainer_world(tmp_path: Path) -> AsyncIterator[World]:
-    """Serve the trainer from a folder."""
-    store = LocalObjectStore(tmp_path / "objects")
+async def trainer_world(tmp_path: Path, store: ObjectStore | None = None) -> AsyncIterator[World]:
+    """Serve the trainer from a folder, with its objects there or in another store."""
+    store = store or LocalObjectStore(tmp_path / "objects")
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text(json.dumps({"hidden_size": 576, "architectures": ["LlamaForCausalLM"]}))
     store.commit("manifests/bases/b.json", put_folder(store, "bases", base, "base", {}).to_json())
     launcher, peers = ScriptedLauncher(), ScriptedPeers("manifests/bases/b.json")
     launcher.run_errand = scripted_count(store)
-    trainer = Trainer(SqlDatabase(f"sqlite:///{tmp_path}/t.db"), store, launcher, peers, {"EXTRA": "1"})
+    environment = {"EXTRA": "1"}
+    trainer = Trainer(SqlDatabase(f"sqlite:///{tmp_path}/t.db"), store, launcher, peers, environment)
     registrations = [
         registration(fine_tuning_job_pb2_grpc, pb, "FineTuningJobService", FineTuningJobRpc(trainer)),
         registration(sweep_pb2_grpc, sweep_pb2, "SweepService", SweepRpc(trainer)),
         registration(token_count_pb2_grpc, token_count_pb2, "TokenCountService", TokenCountRpc(trainer)),
         registration(worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, trainer))),
+        registration(store_access_pb2_grpc, store_access_pb2, "StoreAccessService", store_access_rpc(trainer)),
     ]
     loop = Reconciler(trainer.database, KIND, functools.partial(reconcile_job, trainer))
     counting = Reconciler(trainer.database, token_count.KIND, functools.partial(reconcile_count, trainer))
     sweeping = Reconciler(trainer.database, sweep.KIND, functools.partial(reconcile_sweep, trainer))
     async with serving(*registrations) as address, contextlib.AsyncExitStack() as stack:
+        environment["AFINA_REPORT_TO"] = address
         jobs = Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, address)
         workers = Client(worker_pb2_grpc.WorkerServiceStub, address)
         counts = Client(token_count_pb2_grpc.TokenCountServiceStub, address)

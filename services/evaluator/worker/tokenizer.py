@@ -30,7 +30,7 @@ class ChatTokenizer:
     """
 
     def __init__(self, folder: Path, chat_template: str = "") -> None:
-        self._tokenizer: Any = _class_for(folder).from_pretrained(folder, local_files_only=True)
+        self._tokenizer: Any = _class_for(folder).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if chat_template:
             self._tokenizer.chat_template = chat_template
         if not self._tokenizer.chat_template:

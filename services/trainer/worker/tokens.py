@@ -30,7 +30,8 @@ def end_ids(folder: Path, tokenizer: Any) -> set[int]:
     if (folder / "generation_config.json").is_file():
         settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
     else:
-        settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        settings = GenerationConfig.from_model_config(config)
     configured = settings.eos_token_id
     told = configured if isinstance(configured, list) else [configured]
     special = [at for at, token in tokenizer.added_tokens_decoder.items() if token.special]

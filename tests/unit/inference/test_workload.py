@@ -5,6 +5,7 @@ from pathlib import Path
 
 from services.common.backends.model_server.vllm import ServerPlan, workload
 from services.inference.chat_template import write_template
+from services.inference.server.guard import Guard
 from services.inference.servers import ENGINE_RANKS
 
 PLAN = ServerPlan("server-abc-1", "/cache/base", "b" * 64, 12345, "the-secret", "file:///objects", "/cache", 1024, 32)
@@ -21,6 +22,7 @@ def test_the_engine_knows_its_base_by_digest_and_listens_on_loopback_alone() -> 
     assert (flag(command, "--max-model-len"), flag(command, "--max-lora-rank")) == ("1024", "32")
     assert flag(command, "--load-format") == "safetensors"
     assert "--trust-remote-code" not in command
+    assert flag(command, "--middleware") == f"{Guard.__module__}.{Guard.__name__}"
 
 
 def test_the_api_key_is_in_the_environment_and_not_in_the_command_and_opens_the_store_too() -> None:

@@ -2,8 +2,8 @@
 
 The engine knows models by digest alone. An adapter is loaded by asking for one token in its name: the plugin inside vLLM
 (`services.inference.server`) then fetches it by digest, so there is no path to hand over and nothing to load twice. vLLM
-opens its load and unload verbs to whoever reaches the port (and guards only `/v1` with the key), so it listens on this
-machine's loopback address alone.
+opens its load and unload verbs to whoever has its key, and leaves much beside `/v1` open to everybody, so it listens on this
+machine's loopback address alone and behind a guard of ours (`services.inference.server.guard`).
 """
 
 import math
@@ -27,6 +27,7 @@ MAX_CPU_ADAPTERS = 32
 MAX_STREAMS = 16
 CPU_BLOCK_TOKENS = 32  # only whole blocks of a prefix are found again: at vLLM's 128 a short prompt never is
 COUNTED = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:request_success_total")
+GUARD = "services.inference.server.guard.Guard"  # by name: it is imported there, not here
 DRAIN_S = 15  # less than what a launcher grants before it kills
 
 
@@ -66,6 +67,7 @@ def _command(plan: ServerPlan) -> tuple[str, ...]:
         "--served-model-name", plan.base_digest,
         "--host", "127.0.0.1",
         "--port", str(plan.port),
+        "--middleware", GUARD,
         "--load-format", "safetensors",
         "--dtype", "bfloat16",
         "--max-model-len", str(plan.max_length),

@@ -115,4 +115,4 @@ def connect(
         aws_session_token=environ.get("AWS_SESSION_TOKEN"),
         region_name=region,
     )
-    return session.client("s3", endpoint_url=endpoint or None, config=config)
+    return session.client("s3", endpoint_url=endpoint or None, config=config, verify=environ.get("AWS_CA_BUNDLE"))

@@ -41,7 +41,8 @@ class SignedObjectStore(S3ObjectStore):
             form = "signed://host:port/NAME/attempts/N?store=s3://bucket/prefix"
             raise InvalidInput(f"{url} is not understood; use {form}.", reason="URL_INVALID")
         signer = Signer(parts.netloc, name, int(attempt), environ.get(TOKEN_VARIABLE, ""), patience_s)
-        super().__init__(store, {}, signer=signer.sign, **options)
+        authority = {"AWS_CA_BUNDLE": environ.get("SSL_CERT_FILE", "")}  # which a workload inherits
+        super().__init__(store, authority, signer=signer.sign, **options)
 
 
 class Signer:
