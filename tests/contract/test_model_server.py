@@ -4,46 +4,29 @@ One vLLM serves the whole module; adapters are real PEFT folders with references
 """
 
 import asyncio
-import json
-import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
 from services.common.backends.launcher.process import ProcessLauncher
-from services.common.backends.model_server.vllm import ServerPlan, VllmServer, workload
+from services.common.backends.model_server.vllm import ServerPlan, VllmServer
 from services.common.backends.object_store.local import LocalObjectStore
 from services.common.errors import InvalidInput, Unavailable
-from services.common.ports.launcher import WorkloadState
 from services.common.ports.manifest import put_folder
 from services.common.ports.model_server import GoldenChat, ModelServer
 from services.inference.proof import parse_golden, prove
 from tests.builders import eventually, free_port
+from tests.corruptions import FOUND_IN_FILES, edit_config
+from tests.engine import CHATS, make_adapter, put_adapter, spoiled, start, stop
 from tests.fakes import ScriptedModelServer
 from tests.tiny_model import build_tiny_base, name_code
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-START_LIMIT_S = 300
 UNKNOWN = "c" * 64
-CHATS: list[list[dict[str, str]]] = [
-    [{"role": "user", "content": "the battery lasts all day"}],
-    [{"role": "user", "content": "it broke after a week"}],
-    [{"role": "system", "content": "Answer with one word."}, {"role": "user", "content": "it does what it says"}],
-    [{"role": "user", "content": "What is the capital of France?"}],
-    [{"role": "user", "content": "Ünïcode ☕ and\nlines"}],
-    [
-        {"role": "user", "content": "one two three"},
-        {"role": "assistant", "content": "four five"},
-        {"role": "user", "content": "six"},
-    ],
-    [{"role": "user", "content": "the screen is bright " * 20}],
-    [{"role": "user", "content": "hello"}],
-]
 
 
 @dataclass
@@ -62,102 +45,19 @@ class Engine:
         return parse_golden(self.golden[name], self.base)
 
 
-def make_adapter(base: Path, folder: Path, seed: int, scale: float, base_digest: str) -> bytes:
-    """Write a PEFT folder of random weights and return its golden answers."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    torch.manual_seed(seed)
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    targets = ["q_proj", "v_proj", "down_proj"]
-    tuned = get_peft_model(plain, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")).eval()
-    for name, weight in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=scale)
-    tuned.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    chats: list[dict[str, Any]] = []
-    for messages in CHATS:
-        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        ids = list(encoded["input_ids"])
-        with torch.no_grad():
-            own = torch.log_softmax(tuned(torch.tensor([ids])).logits[0, -1], -1)
-            with tuned.disable_adapter():
-                other = torch.log_softmax(tuned(torch.tensor([ids])).logits[0, -1], -1)
-        top = sorted({*own.topk(6).indices.tolist(), *other.topk(6).indices.tolist()})
-        probe = {
-            "prefix_token_ids": ids,
-            "token_ids": top,
-            "adapter_logprobs": own[top].tolist(),
-            "base_logprobs": other[top].tolist(),
-        }
-        chats.append({"messages": messages, "prompt_token_ids": ids, "probes": [probe]})
-    golden = json.dumps({"base_digest": base_digest, "chats": chats}).encode()
-    (folder / "golden.json").write_bytes(golden)
-    return golden
-
-
-def poison(folder: Path) -> None:
-    """Put one NaN into an adapter's weights."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(folder / "adapter_model.safetensors")
-    first = next(iter(tensors))
-    tensors[first][0, 0] = math.nan
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def rename(folder: Path) -> None:
-    """Put an adapter's keys under a prefix that vLLM takes in silence, answering as the base."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(folder / "adapter_model.safetensors")
-    moved = {key.replace("base_model.model.model.", "base_model.model.other."): tensor for key, tensor in tensors.items()}
-    save_file(moved, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
 def fill_store(store: LocalObjectStore, base: Path, base_digest: str, folder: Path) -> tuple[dict[str, str], dict[str, bytes]]:
     """Put good and bad adapters where inference would: under their digests."""
-    kinds: dict[str, tuple[float, Callable[[Path], None] | None, str]] = {
-        "good": (0.3, None, base_digest),
-        "other": (0.3, None, base_digest),
-        "unchanged": (0.0, None, base_digest),
-        "nan": (0.3, poison, base_digest),
-        "renamed": (0.3, rename, base_digest),
-        "foreign": (0.3, None, UNKNOWN),
+    golden = {
+        name: make_adapter(base, folder / name, seed, scale, base_digest)
+        for seed, (name, scale) in enumerate((("good", 0.3), ("other", 0.3), ("unchanged", 0.0)))
     }
-    adapters, golden = {}, {}
-    for seed, (name, (scale, spoil, told_base)) in enumerate(kinds.items()):
-        golden[name] = make_adapter(base, folder / name, seed, scale, base_digest)
-        if spoil:
-            spoil(folder / name)
-        manifest = put_folder(store, f"jobs/{name}/files", folder / name, "adapter", {"base": {"digest": told_base}})
-        store.commit(f"manifests/adapters/{manifest.digest}.json", manifest.to_json())
-        adapters[name] = manifest.digest
+    adapters = {name: put_adapter(store, folder / name, base_digest) for name in golden}
+    for name, corruption in FOUND_IN_FILES.items():
+        broken = spoiled(folder / "good", folder / name.replace(" ", "-"), corruption.spoil)
+        adapters[name] = put_adapter(store, broken, base_digest)
+    foreign = spoiled(folder / "good", folder / "foreign", lambda made: edit_config(made, lora_alpha=9))
+    adapters["of another base"] = put_adapter(store, foreign, UNKNOWN)
     return adapters, golden
-
-
-async def start(launcher: ProcessLauncher, plan: ServerPlan) -> None:
-    await launcher.launch(launcher.plan(workload(plan)))
-    async with aiohttp.ClientSession() as session:
-        server = VllmServer(f"http://127.0.0.1:{plan.port}", plan.api_key, session)
-        for _ in range(START_LIMIT_S * 2):
-            seen = await launcher.observe(plan.key)
-            if seen.state != WorkloadState.RUNNING:
-                break
-            if await server.is_up():
-                return
-            await asyncio.sleep(0.5)
-    output = (await launcher.logs(plan.key))[0].decode(errors="replace")
-    raise AssertionError(f"vLLM did not come up ({seen}):\n{output[-5000:]}")
-
-
-async def stop(launcher: ProcessLauncher, key: str) -> None:
-    await launcher.stop(key)
-    while not (await launcher.observe(key)).has_ended:
-        await asyncio.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +234,7 @@ async def test_many_first_requests_at_once_are_one_load(vllm: VllmServer, engine
     assert (await vllm.loaded()).count(other) == 1
 
 
-@pytest.mark.parametrize("bad", ["nan", "renamed", "foreign"])
+@pytest.mark.parametrize("bad", [*FOUND_IN_FILES, "of another base"])
 async def test_what_must_not_reach_the_engine_does_not_and_its_neighbours_stay_right(
     vllm: VllmServer, engine: Engine, bad: str
 ) -> None:

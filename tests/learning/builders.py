@@ -127,7 +127,7 @@ def desk(
         "attempt": 1,
         "project": "default",
         "base": {"manifest_key": key, "digest": manifest.digest, "name": "models/tiny", "public_id": "Tiny"},
-        "dataset": {"name": "d", "digest": "d" * 64, "train": _part(store, train), "validation": _part(store, validation)},
+        "dataset": {"name": "d", "digest": "d" * 64, "train": part_of(store, train), "validation": part_of(store, validation)},
         "recipe": told.to_document(),
         "result": {"prefix": "jobs/1/files", "manifest_key": "jobs/1/manifest.json", "checkpoint_prefix": "jobs/1/checkpoints"},
     }
@@ -135,7 +135,8 @@ def desk(
     return Desk(store, folder / "cache", Spec.from_json(sealed(document)))
 
 
-def _part(store: ObjectStore, chats: Sequence[Messages]) -> dict[str, Any] | None:
+def part_of(store: ObjectStore, chats: Sequence[Messages]) -> dict[str, Any] | None:
+    """Put rows as a part of a dataset and return what a spec says of it; None where there are none."""
     if not chats:
         return None
     lines = b"".join(json.dumps({"messages": messages}).encode() + b"\n" for messages in chats)
