@@ -39,6 +39,7 @@ REVISION_KIND = "route_revision"
 REVISION_NAME = "routes/revision"
 BELIEVED_S = 60.0
 REVISION_LOOK_S = 0.2
+DRIFT = 1.002  # two clocks, each slewed by 500 ppm at most. Source: adjtimex(2), Linux's MAXFREQ; and as much again
 WATCHER = re.compile(r"[a-z0-9.-]{1,128}")
 MAX_TITLE_CHARACTERS = 200
 
@@ -108,16 +109,16 @@ class Watchers:
     async def behind(self, revision: int, passed_s: float) -> list[Watcher]:
         """Return who may still answer by a table older than a revision that was reached so many seconds ago at least."""
         watchers = [Watcher(**record.document) for record in await every(self._database, KIND)]
-        return [watcher for watcher in watchers if watcher.revision < revision and passed_s < watcher.believed_s]
+        return [watcher for watcher in watchers if watcher.revision < revision and passed_s < watcher.believed_s * DRIFT]
 
     async def reap(self) -> None:
         """Forget gateways from which nothing has come for as long as any leave of theirs can last."""
-        now = self._clock()
         records = await every(self._database, KIND)
+        now = self._clock()  # after: a leave given before this was asked for before this
         seen = {record.name: self._unchanged.get(record.name, (0, now)) for record in records}
         self._unchanged = {r.name: seen[r.name] if seen[r.name][0] == r.version else (r.version, now) for r in records}
         for record in records:
-            if now - self._unchanged[record.name][1] > Watcher(**record.document).believed_s:
+            if now - self._unchanged[record.name][1] > Watcher(**record.document).believed_s * DRIFT:
                 with contextlib.suppress(Conflict):  # it has just come back
                     await self._database.delete(record)
 
