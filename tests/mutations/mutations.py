@@ -43,7 +43,7 @@ ADAPTERS = ("tests/unit/inference/test_adapter_checks.py",)
 KEYS = ("tests/unit/gateway/test_keys.py", "tests/rpc/test_gateway_keys.py")
 PARAMETERS = ("tests/unit/gateway/test_parameters.py",)
 READING = ("tests/unit/gateway/test_reading.py", "tests/rpc/test_gateway_chat.py")
-DIVISION = ("tests/unit/dataset/test_division.py",)
+DIVISION = ("tests/unit/dataset/test_division.py", "tests/unit/dataset/test_near_rows.py")
 CATALOGUE = ("tests/rpc/test_inference_catalogue.py",)
 PAGES = ("tests/rpc/test_gateway_files_and_jobs.py",)
 
@@ -142,7 +142,7 @@ MUTATIONS = (
              "r.name == record.name]\n            if record.lease_token", DATABASE, "the last writer would win"),
     Mutation("cursor-newest", _SQL, "r.sequence < after if newest_first else r.sequence > after",
              "r.sequence <= after if newest_first else r.sequence > after", DATABASE, "each page would repeat a row"),
-    Mutation("cursor-events", _SQL, "e.sequence > after).order_by", "e.sequence >= after).order_by", DATABASE,
+    Mutation("cursor-events", _SQL, "e.sequence < after if newest_first else e.sequence > after", "e.sequence < after if newest_first else e.sequence >= after", DATABASE,
              "a watch that resumes would tell an event twice"),
     Mutation("list-neighbour", _SQL, 'r.name < f"{parent}0")', 'r.name < f"{parent}~")', DATABASE,
              "a project would list those whose name begins as its own"),
