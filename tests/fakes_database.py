@@ -144,9 +144,14 @@ class MemoryDatabase(Database):
     async def append(self, kind: str, name: str, events: Sequence[NewEvent]) -> None:
         self._append(self._row(kind, name), events)
 
-    async def events(self, kind: str, name: str, *, after: int = 0, limit: int = 50) -> Sequence[StoredEvent]:
+    async def events(
+        self, kind: str, name: str, *, after: int = 0, limit: int = 50, newest_first: bool = False
+    ) -> Sequence[StoredEvent]:
         row = self._rows[kind].get(name)
-        return row.events[after : after + limit] if row else []
+        events = row.events if row else []
+        if newest_first:
+            return events[: after - 1 if after else None][::-1][:limit]
+        return events[after : after + limit]
 
     async def last_event(self, kind: str, name: str, type: str) -> StoredEvent | None:
         row = self._rows[kind].get(name)

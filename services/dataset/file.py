@@ -4,6 +4,7 @@ It has no states: it exists when the upload is complete. Finalising it notes the
 leaves that Dataset, and the bytes, where they are.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,40 @@ class File:
     def from_document(cls, document: Mapping[str, Any]) -> "File":
         """Read it back."""
         return cls(**{**document, "artifact": Artifact(**document["artifact"])})
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a client says that it sends: 0 and "" where it does not say. What comes has to be that, whole and undamaged."""
+
+    size_bytes: int = 0
+    sha256: str = ""
+
+    def violations(self, size_bytes: int, sha256: str) -> list[Violation]:
+        """Return how what came differs."""
+        found = []
+        if self.size_bytes and size_bytes != self.size_bytes:
+            told = f"{size_bytes:,} bytes came of {self.size_bytes:,}; send it again."
+            found.append(Violation("metadata.size_bytes", "SIZE_MISMATCH", told))
+        if self.sha256 and sha256 != self.sha256.lower():
+            told = f"What came has the SHA-256 {sha256}, not {self.sha256}; send it again."
+            found.append(Violation("metadata.sha256", "SHA256_MISMATCH", told))
+        return found
+
+
+ANYTHING = Expected()
+
+
+def expectation_violations(expected: Expected) -> list[Violation]:
+    """Return what no upload can be."""
+    violations = []
+    if expected.size_bytes < 0:
+        told = f"size_bytes is {expected.size_bytes}; write the file's length, or leave it out."
+        violations.append(Violation("metadata.size_bytes", "OUT_OF_BOUNDS", told))
+    if expected.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", expected.sha256):
+        told = f"sha256 is {expected.sha256[:80]!r}; write 64 hex digits, or leave it out."
+        violations.append(Violation("metadata.sha256", "SHA256_INVALID", told))
+    return violations
 
 
 def metadata_violations(display_name: str, purpose: str) -> list[Violation]:

@@ -17,7 +17,7 @@ from services.common.transport import wire
 from services.dataset import use_cases
 from services.dataset.comparison import Comparison
 from services.dataset.dataset import Dataset, DatasetPart, Split
-from services.dataset.file import File
+from services.dataset.file import Expected, File
 from services.dataset.use_cases import Library
 
 CUT_ARRIVES_S = 0.02
@@ -40,8 +40,9 @@ class FileRpc(file_pb2_grpc.FileServiceServicer):
             if first.WhichOneof("part") != "metadata":
                 raise InvalidInput("The first message has no metadata; send it, then the bytes.", reason="METADATA_MISSING")
             given, chunks = first.metadata, chunks_of(messages)
+            expected = Expected(given.size_bytes, given.sha256)
             record = await use_cases.create_file(
-                self._library, given.parent, given.display_name, given.purpose, chunks, given.request_id
+                self._library, given.parent, given.display_name, given.purpose, chunks, given.request_id, expected
             )
         finally:
             await drain(messages)

@@ -67,8 +67,7 @@ async def add_part(uploads: Uploads, name: str, chunks: AsyncIterator[bytes]) ->
     try:
         await _pending(uploads, name)  # it may have ended while the bytes came, and been cleared up before they were there
     except WrongState:
-        await asyncio.to_thread(library.store.delete, artifact.key)
-        await library.database.delete(part)
+        await _clear_again(uploads, name)
         raise
     return part
 
@@ -130,6 +129,15 @@ async def reconcile_upload(uploads: Uploads, record: Record) -> Change:
         for part in parts:
             await library.database.delete(part)
     return Change(ended.to_document(), None)
+
+
+async def _clear_again(uploads: Uploads, name: str) -> None:
+    """Have an upload that has ended cleared up once more, later: a completion may be reading a part with the same bytes."""
+    for _ in range(10):
+        record = await uploads.library.database.get(upload.KIND, name)
+        with contextlib.suppress(Conflict):
+            await uploads.library.database.update(record, record.document, due_time=uploads.clock() + CLEARING_DELAY)
+            return
 
 
 async def _pending(uploads: Uploads, name: str) -> None:

@@ -2,19 +2,22 @@
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from services.common.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverLimit, Violation
 from services.common.names import new_id, parse
 from services.common.ports.database import Database, Record
-from services.common.ports.object_store import CHUNK_BYTES, ObjectStore
+from services.common.ports.object_store import CHUNK_BYTES, ObjectStore, sha256_of
 from services.dataset import comparison, dataset, file
 from services.dataset.comparison import MAX_OTHERS
 from services.dataset.dataset import Dataset, Split
-from services.dataset.file import File
+from services.dataset.file import ANYTHING, Expected, File
 from services.dataset.shapes import FORMATS
 from services.dataset.spool import Spool
 from services.dataset.version import Refusal, format_told_by, make_version
@@ -22,6 +25,8 @@ from services.dataset.version import Refusal, format_told_by, make_version
 DEFAULT_MAX_FILE_BYTES = 1 << 30
 UPLOADS_PREFIX = "files"
 Key = TypeVar("Key")
+VALIDATIONS_AT_ONCE = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Library:
     """What dataset's use cases work with.
 
     `finalizing` and `comparing` hold what runs now: a second call for the same joins the first.
+    Validation takes minutes of computing, so it has threads of its own: uploads and downloads do not wait behind it.
     """
 
     database: Database
@@ -36,6 +42,7 @@ class Library:
     max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
     finalizing: "dict[Asked, asyncio.Task[Record]]" = field(default_factory=dict)
     comparing: "dict[str, asyncio.Task[Record]]" = field(default_factory=dict)
+    validators: Executor = field(default_factory=lambda: ThreadPoolExecutor(VALIDATIONS_AT_ONCE, "validate"))
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,20 @@ class Asked:
 
 
 async def create_file(
-    library: Library, parent: str, display_name: str, purpose: str, chunks: AsyncIterator[bytes], request_id: str = ""
+    library: Library,
+    parent: str,
+    display_name: str,
+    purpose: str,
+    chunks: AsyncIterator[bytes],
+    request_id: str = "",
+    expected: Expected = ANYTHING,
 ) -> Record:
     """Keep an upload, in constant memory; with a request_id that was used before, return what that made.
 
     Raises: InvalidInput (every mistake at once), OverLimit, Unavailable.
     """
     parse("projects/{project}", parent)
-    if violations := file.metadata_violations(display_name, purpose):
+    if violations := [*file.metadata_violations(display_name, purpose), *file.expectation_violations(expected)]:
         told = " ".join(violation.description for violation in violations)
         raise InvalidInput(f"The file can't be kept: {told}", reason="FILE_INVALID", violations=violations)
     with Spool() as spool:
@@ -89,6 +102,9 @@ async def create_file(
         if not spool.size_bytes:
             nothing = Violation("chunk", "FILE_EMPTY", "No bytes came; send the file's content.")
             raise InvalidInput(f"{display_name} is empty; send its content.", reason="FILE_EMPTY", violations=[nothing])
+        if violations := expected.violations(spool.size_bytes, await asyncio.to_thread(sha256_of, spool.rewound())):
+            told = " ".join(violation.description for violation in violations)
+            raise InvalidInput(f"{display_name} is not what was sent: {told}", reason="UPLOAD_DAMAGED", violations=violations)
         artifact = await asyncio.to_thread(library.store.put, UPLOADS_PREFIX, spool.rewound())
     upload = File(display_name, purpose, artifact)
     once = f"{parent}:{request_id}" if request_id else ""  # two projects may choose the same
@@ -187,7 +203,7 @@ async def compare_datasets(library: Library, name: str, others: Sequence[str]) -
 
 
 async def _compare(library: Library, name: str, asked: Dataset, others: Sequence[Dataset]) -> Record:
-    found = await asyncio.to_thread(comparison.compare, library.store, asked, others)
+    found = await _run_in(library.validators, functools.partial(comparison.compare, library.store, asked, others))
     try:
         return await library.database.create(comparison.KIND, name, found.to_document())
     except AlreadyExists:
@@ -203,16 +219,17 @@ async def _training_file(library: Library, name: str) -> File:
 
 
 async def _finalize(library: Library, asked: Asked, upload: File, validation: File | None) -> Record:
-    told = asked.format or await asyncio.to_thread(format_told_by, library.store, upload.artifact, upload.display_name)
-    version = await asyncio.to_thread(
-        make_version,
-        library.store,
-        upload.artifact,
-        asked.split,
-        format=told,
-        validation=validation.artifact if validation else None,
-        max_unpacked_bytes=library.max_file_bytes,
-    )
+    def validated() -> Dataset | Refusal:
+        return make_version(
+            library.store,
+            upload.artifact,
+            asked.split,
+            format=asked.format or format_told_by(library.store, upload.artifact, upload.display_name),
+            validation=validation.artifact if validation else None,
+            max_unpacked_bytes=library.max_file_bytes,
+        )
+
+    version = await _run_in(library.validators, validated)
     if isinstance(version, Refusal):
         raise await _refused(library, asked.name, upload, version)
     project = parse(file.NAME, asked.name)["project"]
@@ -223,6 +240,11 @@ async def _finalize(library: Library, asked: Asked, upload: File, validation: Fi
         made = await library.database.get(dataset.KIND, dataset_name)
     await _note_dataset(library, asked, dataset_name)
     return made
+
+
+async def _run_in(executor: Executor, work: Callable[[], T]) -> T:
+    """Do work in a thread of an executor, in this call's context, as `asyncio.to_thread` does it in the common one."""
+    return await asyncio.get_running_loop().run_in_executor(executor, contextvars.copy_context().run, work)
 
 
 async def _note_dataset(library: Library, asked: Asked, dataset_name: str) -> None:

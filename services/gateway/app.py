@@ -52,7 +52,8 @@ class Gateway:
     @cached_property
     def generation(self) -> Generation:
         """What answers are made with, over HTTP and gRPC: the places for answers under way are the same."""
-        return Generation(self.routes, self.upstream, self.usage, Slots(self.limits.max_generations, self.usage))
+        limit = self.limits.max_generations
+        return Generation(self.routes, self.upstream, self.usage, Slots(limit, self.usage.in_flight), Slots(limit))
 
 
 class Shortcut:
@@ -85,7 +86,7 @@ def make_app(gateway: Gateway) -> FastAPI:
     for path, application in known.items():  # the framework knows all of them, for other methods
         app.router.routes.append(HttpRoute(path, application, methods=["POST"], name=path))
     app.include_router(responses.router())
-    app.include_router(files.router(gateway.files, limits.max_file_bytes))
+    app.include_router(files.router(gateway.files, limits.max_file_bytes, limits.body_timeout_s))
     app.include_router(uploads.router(gateway.uploads, gateway.files, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(fine_tuning.router(gateway.jobs, limits.max_body_bytes, limits.body_timeout_s))
     app.include_router(models.router(gateway.routes, gateway.models))

@@ -5,7 +5,7 @@ model server is changed in three things: the model's name (the engine knows it b
 errors. A stream always tells its usage, because it is counted; who did not ask for it does not get it.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,28 +27,29 @@ DONE = b"data: [DONE]"
 class Slots:
     """How many answers may be under way; one more is refused at once, since a queue would only hide it."""
 
-    def __init__(self, limit: int, usage: Usage) -> None:
-        self._limit, self._usage, self._taken = limit, usage, 0
+    def __init__(self, limit: int, tell: Callable[[int], None] = lambda count: None) -> None:
+        self._limit, self._tell, self._taken = limit, tell, 0
 
     def __enter__(self) -> None:
         if self._taken >= self._limit:
             raise OverLimit(f"{self._limit} answers are under way; try again in a moment.", metadata={"retry_after_s": "1"})
         self._taken += 1
-        self._usage.in_flight(self._taken)
+        self._tell(self._taken)
 
     def __exit__(self, *_: object) -> None:
         self._taken -= 1
-        self._usage.in_flight(self._taken)
+        self._tell(self._taken)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What answers are made with."""
+    """What answers are made with. Who waits for a model to be loaded has a place in `waiting`, none that an answer needs."""
 
     routes: Routes
     upstream: Upstream
     usage: Usage
     slots: Slots
+    waiting: Slots
 
     @asynccontextmanager
     async def answer(self, project: str, path: str, asked: Asked) -> AsyncIterator["Reading"]:
@@ -56,8 +57,11 @@ class Generation:
 
         Raises: OverLimit (no place is free), NotFound (no such model), InvalidInput, Unavailable.
         """
+        route = await self.routes.find(project, asked.model)
+        if not route.replicas:
+            with self.waiting:
+                route = await self.routes.ready(route)
         with self.slots:
-            route = await self.routes.find(project, asked.model)
             question, tells_usage = _with_usage(asked)
             async with self.upstream.ask(route, path, question, is_streamed=asked.is_streamed) as answer:
                 reading = Reading(route, asked.model, answer, tells_usage=tells_usage)
@@ -69,10 +73,10 @@ class Generation:
 
 def _with_usage(asked: Asked) -> tuple[dict[str, Any], bool]:
     """Return the question, made to tell its usage, and whether the client asked for that."""
-    options = asked.passed_on.get("stream_options")
-    if not asked.is_streamed or (isinstance(options, dict) and options.get("include_usage")):
+    options = asked.passed_on.get("stream_options") or {}
+    if not asked.is_streamed or options.get("include_usage") is True:
         return asked.passed_on, True
-    return {**asked.passed_on, "stream_options": {"include_usage": True}}, False
+    return {**asked.passed_on, "stream_options": {**options, "include_usage": True}}, False
 
 
 class Reading:

@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from afina.v1 import model_pb2 as pb
@@ -119,6 +119,10 @@ class Routes:
                 good = list(ensured)
         fewest = min(self._in_flight[replica.url] for replica in good)
         return random.choice([replica for replica in good if self._in_flight[replica.url] == fewest])
+
+    async def ready(self, route: Route) -> Route:
+        """Return a route with the replicas on which its model is proven, waiting until there is one. Raises: as `replica`."""
+        return route if route.replicas else replace(route, replicas=await self._ensured(route))
 
     @contextmanager
     def occupied(self, replica: Replica) -> Iterator[None]:

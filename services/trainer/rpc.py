@@ -85,7 +85,8 @@ class FineTuningJobRpc(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
     ) -> pb.ListFineTuningJobEventsResponse:
         """See the proto."""
         _, limit = wire.page_of(request.page_size, "")
-        events = await use_cases.list_events(self._trainer, request.name, request.after_sequence, limit)
+        after, newest_first = request.after_sequence, request.newest_first
+        events = await use_cases.list_events(self._trainer, request.name, after, limit, newest_first)
         return pb.ListFineTuningJobEventsResponse(events=[wire.event(event) for event in events])
 
     async def WatchFineTuningJob(

@@ -112,10 +112,10 @@ async def resume_job(trainer: Trainer, name: str) -> Record:
     return await _change(trainer, name, Job.resume, "Somebody resumed the job; it goes on from its last checkpoint.")
 
 
-async def list_events(trainer: Trainer, name: str, after: int, limit: int) -> Sequence[StoredEvent]:
-    """Return a job's events, oldest first. Raises: NotFound."""
+async def list_events(trainer: Trainer, name: str, after: int, limit: int, newest_first: bool = False) -> Sequence[StoredEvent]:
+    """Return a job's events, oldest first, or newest first. Raises: NotFound."""
     await get_job(trainer, name)
-    return await trainer.database.events(KIND, name, after=after, limit=limit)
+    return await trainer.database.events(KIND, name, after=after, limit=limit, newest_first=newest_first)
 
 
 async def progress_of(trainer: Trainer, name: str) -> Mapping[str, Any]:

@@ -190,6 +190,8 @@ async def test_events_are_numbered_without_gaps_when_many_append_at_once(databas
     events = await database.events("job", "a", limit=100)
     assert [event.sequence for event in events] == list(range(1, 52))
     assert [e.sequence for e in await database.events("job", "a", after=49)] == [50, 51]
+    assert [e.sequence for e in await database.events("job", "a", limit=2, newest_first=True)] == [51, 50]
+    assert [e.sequence for e in await database.events("job", "a", after=3, newest_first=True)] == [2, 1]
 
 
 async def test_a_write_appends_to_another_history_with_the_document_or_not_at_all(database: Database) -> None:

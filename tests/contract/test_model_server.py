@@ -4,6 +4,7 @@ One vLLM serves the whole module; adapters are real PEFT folders with references
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

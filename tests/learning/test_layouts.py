@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.worker import model
+from services.common.backends.object_store.local import LocalObjectStore
+from services.trainer.worker import loop, model
 from services.trainer.worker.batches import Row
+from services.trainer.worker.loop import Rows, Shelf
 from services.trainer.worker.model import PACKABLE_TYPES, Learner
-from tests.learning.builders import learner_of, recipe, rows_of, uneven_chats
+from tests.learning.builders import Events, learner_of, recipe, rows_of, uneven_chats
 from tests.tiny_model import ARCHITECTURES, build_tiny_base
 
 TARGETS = {"phi3": ("qkv_proj", "o_proj")}
@@ -78,6 +80,20 @@ def test_the_step_is_the_mean_over_its_tokens_however_it_is_divided(base: Path) 
     assert divided_loss == pytest.approx(whole_loss, rel=1e-6)
     assert_equal_gradients(whole_gradients, by_definition, 1e-5)
     assert_equal_gradients(divided_gradients, by_definition, 1e-5)
+
+
+def test_the_loop_itself_weighs_every_token_of_a_step_alike_however_it_divides_it(base: Path, tmp_path: Path) -> None:
+    told = recipe(batch_size=9, max_gradient_norm=1e9)
+    learner, tokenizer = learner_of(base, told)
+    rows = rows_of(uneven_chats(9), learner, tokenizer)
+    torch.cat([learner.token_losses([row]) for row in rows]).mean().backward()  # by definition right
+    norm = torch.cat([p.grad.flatten() for p in learner.adapter.values() if p.grad is not None]).norm().item()
+    learner.model.zero_grad()
+    learner.sequence_tokens = 40
+    assert len(learner.divide(rows)) > 3
+    events = Events()
+    loop.train(learner, Rows(rows, []), told, Shelf(LocalObjectStore(tmp_path), "c", 1), events, lambda: False)
+    assert events.of("STEP")[0]["gradient_norm"] == pytest.approx(norm, rel=1e-5)
 
 
 def test_our_loss_is_what_transformers_computes_from_labels(base: Path) -> None:

@@ -1,5 +1,6 @@
 """An attempt that ends early costs its time and nothing else."""
 
+import io
 import json
 import os
 import subprocess
@@ -68,6 +69,24 @@ def test_a_stopped_attempt_goes_on_after_its_last_step(job: Desk, straight: Mani
         job.run(first, stop=lambda: len(first.of("STEP")) == 4, interval_s=1e9)
     assert_same(job.run(second, number=2, interval_s=1e9), straight)
     assert [data["step"] for data in second.of("STEP")] == [5, 6]
+
+
+def test_an_attempt_that_is_stopped_while_it_loads_leaves_before_it_has_loaded(job: Desk, straight: Manifest) -> None:
+    events = Events()
+    with pytest.raises(Stopped):
+        job.run(events, stop=lambda: True)
+    assert (events.of("LOADED"), _manifests(job.store)) == ([], [])
+    assert_same(job.run(Events(), number=2), straight)
+
+
+def test_an_attempt_that_was_replaced_and_does_not_know_it_takes_nothing_from_the_next(job: Desk) -> None:
+    first, second = Events(), Events()
+    with pytest.raises(Stopped):
+        job.run(first, stop=lambda: len(first.of("STEP")) == 3)
+    half = job.store.put("jobs/1/checkpoints/00000004-0002", io.BytesIO(b"what the second attempt is writing"))
+    with pytest.raises(Stopped):
+        job.run(second, number=1, stop=lambda: len(second.of("STEP")) == 1)
+    assert job.store.read_artifact(half) == b"what the second attempt is writing"
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(job: Desk, straight: Manifest) -> None:

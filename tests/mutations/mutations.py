@@ -38,12 +38,13 @@ STORE = ("tests/contract/test_object_store.py", "-k", "not s3")
 RESUME = ("tests/learning/test_flips.py", "tests/learning/test_resumes.py")
 RESUMES = ("tests/learning/test_resumes.py", "-k", "killed or kept or damaged or program")
 FLIPS = ("tests/learning/test_flips.py",)
-LEARNS = ("tests/learning/test_layouts.py", "tests/learning/test_learns.py", "tests/learning/test_rows.py")
+LAYOUTS = ("tests/learning/test_layouts.py",)
+ROWS = ("tests/learning/test_rows.py",)
 ADAPTERS = ("tests/unit/inference/test_adapter_checks.py",)
 KEYS = ("tests/unit/gateway/test_keys.py", "tests/rpc/test_gateway_keys.py")
 PARAMETERS = ("tests/unit/gateway/test_parameters.py",)
 READING = ("tests/unit/gateway/test_reading.py", "tests/rpc/test_gateway_chat.py")
-DIVISION = ("tests/unit/dataset/test_division.py",)
+DIVISION = ("tests/unit/dataset/test_division.py", "tests/unit/dataset/test_near_rows.py")
 CATALOGUE = ("tests/rpc/test_inference_catalogue.py",)
 PAGES = ("tests/rpc/test_gateway_files_and_jobs.py",)
 
@@ -142,7 +143,7 @@ MUTATIONS = (
              "r.name == record.name]\n            if record.lease_token", DATABASE, "the last writer would win"),
     Mutation("cursor-newest", _SQL, "r.sequence < after if newest_first else r.sequence > after",
              "r.sequence <= after if newest_first else r.sequence > after", DATABASE, "each page would repeat a row"),
-    Mutation("cursor-events", _SQL, "e.sequence > after).order_by", "e.sequence >= after).order_by", DATABASE,
+    Mutation("cursor-events", _SQL, "e.sequence < after if newest_first else e.sequence > after", "e.sequence < after if newest_first else e.sequence >= after", DATABASE,
              "a watch that resumes would tell an event twice"),
     Mutation("list-neighbour", _SQL, 'r.name < f"{parent}0")', 'r.name < f"{parent}~")', DATABASE,
              "a project would list those whose name begins as its own"),
@@ -191,19 +192,19 @@ MUTATIONS = (
     Mutation("resume-shared-files", _CHECKPOINT, "store.put(name, io.BytesIO(data))", 'store.put(f"{prefix}/00000000-0000", io.BytesIO(data))',
              RESUME, "one flipped bit would take both checkpoints"),
     # Learning: what is learned from, how much it weighs, in which order.
-    Mutation("loss-normalised", _LOOP, "loss = losses.sum() / loss_count", "loss = losses.mean()", LEARNS,
+    Mutation("loss-normalised", _LOOP, "loss = losses.sum() / loss_count", "loss = losses.mean()", LAYOUTS,
              "how rows are divided would change what they weigh"),
     Mutation("loss-first-token", _BATCHES, "columns += [begin + at - 1 for at in trained]", "columns += [begin + at for at in trained]",
-             LEARNS, "each token would be predicted from itself"),
+             LAYOUTS, "each token would be predicted from itself"),
     Mutation("mask-padded", _BATCHES, "for at in range(1, len(row.ids)) if row.has_loss[at]]\n    columns = sorted",
-             "for at in range(1, len(row.ids))]\n    columns = sorted", LEARNS, "prompts would be learned by heart"),
-    Mutation("mask-end-token", _BATCHES, "return next((at + 1 for at in range", "return next((at for at in range", LEARNS,
+             "for at in range(1, len(row.ids))]\n    columns = sorted", LAYOUTS, "prompts would be learned by heart"),
+    Mutation("mask-end-token", _BATCHES, "return next((at + 1 for at in range", "return next((at for at in range", ROWS,
              "the model would not learn to stop"),
     Mutation("mask-weight", _BATCHES, 'return message["role"] == "assistant" and message.get("weight") != 0',
-             'return bool(message["role"] == "assistant")', LEARNS, "answers of weight 0 would be learned"),
+             'return bool(message["role"] == "assistant")', ROWS, "answers of weight 0 would be learned"),
     Mutation("order-epochs", _BATCHES, 'random.Random(f"afina order {seed} {epoch}").shuffle(order)',
-             'random.Random(f"afina order {seed}").shuffle(order)', LEARNS, "each epoch would have the same order"),
-    Mutation("order-last-rows", _BATCHES, "    return -(-row_count // batch_size)", "    return max(1, row_count // batch_size)", LEARNS,
+             'random.Random(f"afina order {seed}").shuffle(order)', ROWS, "each epoch would have the same order"),
+    Mutation("order-last-rows", _BATCHES, "    return -(-row_count // batch_size)", "    return max(1, row_count // batch_size)", ROWS,
              "the last rows of an epoch would never be learned"),
     # Adapters: what must not reach the engine.
     Mutation("adapter-not-finite", _ADAPTERS, "& mask) >= limit).any()", "& mask) > 0xFFFFFFFF).any()", ADAPTERS,

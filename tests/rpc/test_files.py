@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import grpc
 import pytest
 import pytest_asyncio
 from afina.v1 import dataset_pb2, file_pb2
+from rich.progress import Progress
 
+from services.cli.uploading import parts_of
+from services.dataset.use_cases import VALIDATIONS_AT_ONCE
 from tests.rpc.dataset_world import PROJECT, Running, finalize, messages, refused, rows
 
 
@@ -164,3 +168,57 @@ async def test_a_program_that_starts_again_has_lost_nothing(tmp_path: Path) -> N
     assert await second.datasets.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset.name)) == dataset
     assert await second.read(file.name) == rows(60)
     await second.stop()
+
+
+async def test_uploads_and_downloads_go_on_while_as_many_files_are_validated_as_may_be(running: Running) -> None:
+    may_validate = threading.Event()
+    for _ in range(VALIDATIONS_AT_ONCE):
+        running.library.validators.submit(may_validate.wait)
+    try:
+        file = await running.upload(rows(60))
+        finalizing = asyncio.ensure_future(running.files.FinalizeFile(finalize(file.name)))
+        for number in range(20):
+            assert await running.read((await running.upload(rows(10, seed=number + 1))).name) == rows(10, seed=number + 1)
+        assert not finalizing.done()
+    finally:
+        may_validate.set()
+    assert (await finalizing).train.row_count == 48
+
+
+async def _sent(content: bytes, **told: Any) -> AsyncIterator[file_pb2.CreateFileRequest]:
+    metadata = file_pb2.FileMetadata(parent=PROJECT, display_name="reviews.jsonl", purpose="fine-tune", **told)
+    yield file_pb2.CreateFileRequest(metadata=metadata)
+    yield file_pb2.CreateFileRequest(chunk=content)
+
+
+@pytest.mark.parametrize(
+    ("told", "fields"),
+    [
+        ({"size_bytes": 100_000}, ["metadata.size_bytes"]),
+        ({"sha256": "0" * 64}, ["metadata.sha256"]),
+        ({"size_bytes": 1, "sha256": "f" * 64}, ["metadata.size_bytes", "metadata.sha256"]),
+        ({"size_bytes": -1, "sha256": "x"}, ["metadata.size_bytes", "metadata.sha256"]),
+    ],
+)
+async def test_an_upload_that_is_not_what_was_said_is_refused_and_leaves_nothing(
+    running: Running, told: dict[str, Any], fields: list[str]
+) -> None:
+    code, _, request = await refused(running.files.CreateFile(_sent(rows(10), **told)))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert [violation.field for violation in request.field_violations] == fields
+    assert list(running.store.list("files/")) == []
+
+
+async def test_an_upload_that_is_what_was_said_is_kept(running: Running) -> None:
+    digest = hashlib.sha256(rows(10)).hexdigest()
+    file = await running.files.CreateFile(_sent(rows(10), size_bytes=len(rows(10)), sha256=digest.upper()))
+    assert file.sha256 == digest
+
+
+async def test_the_command_line_says_what_it_sends(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / "reviews.jsonl"
+    path.write_bytes(rows(10))
+    sent = [message async for message in parts_of(PROJECT, path, Progress(disable=True))]
+    assert sent[0].metadata.size_bytes == len(rows(10))
+    assert sent[0].metadata.sha256 == hashlib.sha256(rows(10)).hexdigest()
+    assert b"".join(message.chunk for message in sent[1:]) == rows(10)

@@ -397,3 +397,21 @@ async def test_chats_go_on_while_inference_is_away_and_the_routes_come_back_with
         scripted.put("later", BASE, DIGEST, upstream.replica(DIGEST), kind="base")
         async with scripted.running(address):
             await gateway.knows("later")
+
+
+async def test_who_waits_for_a_cold_model_takes_no_place_from_a_warm_one(
+    tmp_path: Path, inference: ScriptedInference, upstream: ScriptedUpstream
+) -> None:
+    inference.put("smol", BASE, DIGEST, upstream.replica(DIGEST), kind="base")
+    inference.put("cold", "models/cold", DIGEST, kind="base")
+    async with running_gateway(tmp_path, inference.address, limits=Limits(max_generations=1)) as gateway:
+        await eventually(lambda: gateway.routes.are_known)
+        inference.may_ensure.clear()
+        waits = asyncio.ensure_future(gateway.client().chat.completions.create(model="cold", messages=says("one")))
+        await eventually(lambda: inference.ensured)
+        assert (await gateway.client().chat.completions.create(model="smol", messages=says("two"))).model == "smol"
+        with pytest.raises(openai.RateLimitError):  # those who wait are bounded as well
+            await gateway.client().chat.completions.create(model="cold", messages=says("three"))
+        inference.replicas["models/cold"] = [upstream.replica(DIGEST)]
+        inference.may_ensure.set()
+        assert (await waits).choices[0].message.content == "one"

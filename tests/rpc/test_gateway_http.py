@@ -1,5 +1,6 @@
 """Models, probes, and the shape of every refusal, over real HTTP."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import aiohttp
 import openai
 import pytest
 
+from services.gateway.app import Limits
 from tests.fakes_upstream import RunningGateway, ScriptedInference, ScriptedUpstream, running_gateway
 
 DIGEST = "ab" * 32
@@ -86,3 +88,14 @@ async def test_models_are_listed_retrieved_and_only_fine_tuned_ones_deleted(
         await client.models.delete("smol")
     assert (await client.models.delete("ft:smol:default::1")).deleted
     assert inference.deleted == [name]
+
+
+async def test_a_form_that_trickles_is_given_up(tmp_path: Path, inference: ScriptedInference, upstream: ScriptedUpstream) -> None:
+    async with running_gateway(tmp_path, inference.address, limits=Limits(body_timeout_s=0.5)) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+        head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.secret}\r\n"
+        writer.write(f"{head}Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n--b\r\n".encode())
+        async with asyncio.timeout(30):
+            assert b" 408 " in await reader.readline()
+            await reader.readuntil(b"body_too_slow")
+        writer.close()

@@ -10,9 +10,10 @@ from typing import Any
 import openai
 import pytest
 
+from services.common.errors import WrongState
 from services.common.reconcile import Reconciler
 from services.dataset.upload import KIND, MAX_PART_BYTES, PART_KIND
-from services.dataset.uploading import reconcile_upload
+from services.dataset.uploading import add_part, reconcile_upload
 from tests.rpc.jobs_world import ROWS, World, jobs_world
 
 MIDDLE = len(ROWS) // 2
@@ -211,3 +212,32 @@ async def test_the_synchronous_sdk_sends_a_file_from_disk_in_parts(world: World,
 
     done = await asyncio.to_thread(send)
     assert (done.status, done.file.filename) == ("completed", "big.jsonl")
+
+
+async def test_a_completion_that_is_repeated_after_its_file_was_deleted_still_says_that_it_was_done(world: World) -> None:
+    uploads, upload = world.client.uploads, await _open(world)
+    part = await uploads.parts.create(upload.id, data=ROWS)
+    done = await uploads.complete(upload.id, part_ids=[part.id])
+    await world.client.files.delete(done.file.id)  # type: ignore[union-attr]
+    again = await uploads.complete(upload.id, part_ids=[part.id])
+    assert (again.status, again.file) == ("completed", None)
+
+
+async def test_a_part_that_comes_too_late_takes_no_bytes_from_its_twin(world: World, clock: Clock) -> None:
+    upload = await _open(world)
+    part = await world.client.uploads.parts.create(upload.id, data=ROWS)
+    name = f"projects/default/uploads/{upload.id}"
+
+    async def ends_while_the_bytes_come() -> AsyncIterator[bytes]:
+        yield ROWS
+        await world.client.uploads.cancel(upload.id)
+
+    with pytest.raises(WrongState):
+        await add_part(world.uploads, name, ends_while_the_bytes_come())
+    assert len(_part_keys(world)) == 1  # who began to read it in time reads on
+    assert await world.uploads.library.database.get(PART_KIND, f"{name}/parts/{part.id}")
+    await _clear(world, clock)
+    clock.now += timedelta(minutes=15)
+    await _clear(world, clock)
+    assert _part_keys(world) == []
+    assert await world.uploads.library.database.list(PART_KIND, "") == []

@@ -143,8 +143,13 @@ class Database(ABC):
         """
 
     @abstractmethod
-    async def events(self, kind: str, name: str, *, after: int = 0, limit: int = 50) -> Sequence[StoredEvent]:
-        """Return events with a sequence larger than `after`, oldest first."""
+    async def events(
+        self, kind: str, name: str, *, after: int = 0, limit: int = 50, newest_first: bool = False
+    ) -> Sequence[StoredEvent]:
+        """Return events with a sequence larger than `after`, oldest first.
+
+        With `newest_first` those with a smaller one, newest first; from the newest on where `after` is 0.
+        """
 
     @abstractmethod
     async def last_event(self, kind: str, name: str, type: str) -> StoredEvent | None:

@@ -33,6 +33,7 @@ T = TypeVar("T")
 KEEP_ALIVE_S = 75
 GRACE_S = 10
 BACKLOG = 2048
+MIN_BODY_BYTES_PER_S = 64 << 10
 REQUEST_ID = b"x-request-id"
 
 _STATUSES: dict[type[errors.AfinaError], int] = {
@@ -198,8 +199,33 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
                 if not message.get("more_body", False):
                     return b"".join(parts)
     except TimeoutError as error:
-        told = f"The body of the request did not come within {timeout_s:g} s; send it faster, or less at a time."
-        raise errors.OverLimit(told, reason="BODY_TOO_SLOW", metadata={"timeout_s": f"{timeout_s:g}"}) from error
+        raise _too_slow(timeout_s) from error
+
+
+def paced(receive: Receive, timeout_s: float) -> Receive:
+    """Return a `receive` for a body of any size. It raises: OverLimit (on average slower than it has to be).
+
+    It has `timeout_s`, and a second more for each `MIN_BODY_BYTES_PER_S` that came: who trickles holds a connection, a file
+    and a place for nothing.
+    """
+    begin, size_bytes = asyncio.get_running_loop().time(), 0
+
+    async def in_time() -> Message:
+        nonlocal size_bytes
+        try:
+            async with asyncio.timeout_at(begin + timeout_s + size_bytes / MIN_BODY_BYTES_PER_S):
+                message = await receive()
+        except TimeoutError as error:
+            raise _too_slow(timeout_s) from error
+        size_bytes += len(message.get("body", b""))
+        return message
+
+    return in_time
+
+
+def _too_slow(timeout_s: float) -> errors.OverLimit:
+    told = f"The body of the request did not come within {timeout_s:g} s; send it faster, or less at a time."
+    return errors.OverLimit(told, reason="BODY_TOO_SLOW", metadata={"timeout_s": f"{timeout_s:g}"})
 
 
 def limited(scope: Scope, receive: Receive, max_bytes: int) -> Receive:

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from services.common.errors import InvalidInput, NotFound, Unavailable
 from services.common.names import last
 from services.common.transport.grpc_client import Client
-from services.common.transport.http_server import header, limited
+from services.common.transport.http_server import header, limited, paced
 from services.gateway.keys import ApiKey
 from services.gateway.openai.callers import caller
 from services.gateway.openai.errors import invalid, unknown_parameter
@@ -29,13 +29,13 @@ _PARAMS = {"metadata.display_name": "file", "metadata.purpose": "purpose", "chun
 _CHARSET = re.compile(rb"charset=\"?([^;\"\s]+)")
 
 
-def router(files: Client, max_file_bytes: int) -> APIRouter:
+def router(files: Client, max_file_bytes: int, body_timeout_s: float) -> APIRouter:
     """Return the routes of files."""
     routes = APIRouter(prefix="/v1/files")
 
     @routes.post("")
     async def create(request: Request, key: Caller) -> dict[str, Any]:
-        return object_of(await _create(files, request, key, max_file_bytes))
+        return object_of(await _create(files, request, key, max_file_bytes, body_timeout_s))
 
     @routes.get("", dependencies=[Depends(only_query("after", "limit", "order", "purpose"))])
     async def list_all(
@@ -91,13 +91,16 @@ def name_of(key: ApiKey, file_id: str) -> str:
     return f"projects/{key.project}/files/{file_id}"
 
 
-async def _create(files: Client, request: Request, key: ApiKey, max_file_bytes: int) -> pb.File:
+async def _create(files: Client, request: Request, key: ApiKey, max_file_bytes: int, body_timeout_s: float) -> pb.File:
     """Set an upload aside, then hand it on. Raises: InvalidInput, OverLimit, Unavailable."""
     try:
-        async with form_of(request, max_file_bytes) as form:
+        async with form_of(request, max_file_bytes, body_timeout_s) as form:
             upload = _upload(form)
             metadata = pb.FileMetadata(
-                parent=f"projects/{key.project}", display_name=upload.filename or "", purpose=form["purpose"]
+                parent=f"projects/{key.project}",
+                display_name=upload.filename or "",
+                purpose=form["purpose"],
+                size_bytes=upload.size or 0,
             )
             file: pb.File = await files.CreateFile(_messages(metadata, upload), timeout_s=UPLOAD_TIMEOUT_S)
             return file
@@ -108,14 +111,18 @@ async def _create(files: Client, request: Request, key: ApiKey, max_file_bytes: 
 
 
 @contextlib.asynccontextmanager
-async def form_of(request: Request, max_file_bytes: int) -> AsyncIterator[dict[str, Any]]:
-    """Give the fields of a form; its one file is set aside on disk. Raises: InvalidInput, OverLimit, Unavailable."""
+async def form_of(request: Request, max_file_bytes: int, body_timeout_s: float) -> AsyncIterator[dict[str, Any]]:
+    """Give the fields of a form; its one file is set aside on disk.
+
+    Raises: InvalidInput, OverLimit (too large, or too slow), Unavailable.
+    """
     if not header(request.scope, b"content-type").startswith(b"multipart/form-data"):
         raise InvalidInput("The body is not a form; send it as multipart/form-data.", reason="FORM_EXPECTED")
     charset = _CHARSET.search(header(request.scope, b"content-type").lower())
     if charset and charset[1] not in (b"utf-8", b"utf8"):
         raise InvalidInput("A form's names are read as UTF-8; leave the charset out.", reason="CHARSET_UNSUPPORTED")
-    request = Request(request.scope, limited(request.scope, request.receive, max_file_bytes + MULTIPART_BYTES))
+    receive = paced(limited(request.scope, request.receive, max_file_bytes + MULTIPART_BYTES), body_timeout_s)
+    request = Request(request.scope, receive)
     try:
         async with request.form(max_files=1, max_fields=8) as form:
             yield dict(form.multi_items())

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Any
 
 from afina.v1 import fine_tuning_job_pb2 as pb
@@ -23,7 +23,6 @@ from services.gateway.openai.json_body import parse_strictly
 from services.gateway.openai.paging import PAGE, every, only_query, page
 from services.gateway.routing import model_not_found
 
-EVENT_PAGE = 1000
 Caller = Annotated[ApiKey, Depends(caller)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -94,15 +93,17 @@ def _add_one_job(routes: APIRouter, jobs: Client) -> None:
 
     @routes.get("/{job_id}/events", dependencies=[Depends(only_query("after", "limit"))])
     async def list_events(job_id: str, key: Caller, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
-        events = [event_of(job_id, event) async for event in _events(jobs, _name(key, job_id))]
-        if after is not None and sequence_of(job_id, after) is None:
+        sequence = sequence_of(job_id, after) if after is not None else None
+        if after is not None and sequence is None:
             raise invalid("after", f"Invalid 'after': there is no event with the id '{after[:100]}' in this list.")
-        return await page(_newest_first(events), after, limit)
+        # One more than the page, to know whether there are more; and the one that it follows, to know that it is there.
+        events = [event_of(job_id, event) async for event in _events(jobs, _name(key, job_id), (sequence or -1) + 1, limit + 2)]
+        return await page(_each(events), after, limit)
 
     @routes.get("/{job_id}/checkpoints", dependencies=[Depends(only_query("after", "limit"))])
     async def list_checkpoints(job_id: str, key: Caller, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
         job = await jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=_name(key, job_id)))
-        return await page(_newest_first([checkpoint_of(job_id, told) for told in job.checkpoints]), after, limit)
+        return await page(_each([checkpoint_of(job_id, told) for told in reversed(job.checkpoints)]), after, limit)
 
 
 def _name(key: ApiKey, job_id: str) -> str:
@@ -111,21 +112,21 @@ def _name(key: ApiKey, job_id: str) -> str:
     return f"projects/{key.project}/fineTuningJobs/{job_id}"
 
 
-async def _events(jobs: Client, name: str) -> AsyncIterator[Any]:
-    """Yield all events of a job, oldest first: gRPC counts from the beginning, OpenAI from the end."""
-    after = 0
-    while True:
-        request = pb.ListFineTuningJobEventsRequest(name=name, after_sequence=after, page_size=EVENT_PAGE)
+async def _events(jobs: Client, name: str, before: int, count: int) -> AsyncIterator[Any]:
+    """Yield so many of a job's events, newest first, from the one before a sequence on; 0 for the newest."""
+    while count > 0:
+        size = min(count, MAX_PAGE)
+        request = pb.ListFineTuningJobEventsRequest(name=name, after_sequence=before, page_size=size, newest_first=True)
         events = (await jobs.ListFineTuningJobEvents(request)).events
         for event in events:
             yield event
-        if len(events) < EVENT_PAGE:
+        if len(events) < size:
             return
-        after = events[-1].sequence
+        before, count = events[-1].sequence, count - size
 
 
-async def _newest_first(oldest_first: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-    for item in reversed(oldest_first):
+async def _each(items: Iterable[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    for item in items:
         yield item
 
 

@@ -126,10 +126,23 @@ def _check(body: Mapping[str, Any], known: frozenset[str]) -> Asked:
     is_streamed = passed_on.get("stream", False)
     if not isinstance(is_streamed, bool):
         raise invalid("stream", f"Invalid type for 'stream': expected a boolean, but got {is_streamed!r:.50}.", "INVALID_TYPE")
+    _check_stream_options(passed_on.get("stream_options"))
     choices = passed_on.get("n", 1)
     if isinstance(choices, bool) or not isinstance(choices, int) or not 1 <= choices <= MAX_CHOICES:
         raise invalid("n", f"Invalid value for 'n': {choices!r:.50}; choose 1 to {MAX_CHOICES}.")
     return Asked(model, is_streamed, passed_on)
+
+
+def _check_stream_options(options: Any) -> None:
+    """A word that the server reads otherwise than we do would make an answer whose tokens nobody counts."""
+    if options is None:
+        return
+    if not isinstance(options, dict) or not all(value is None or isinstance(value, bool) for value in options.values()):
+        told = f"Invalid type for 'stream_options': expected an object of booleans, but got {options!r:.80}."
+        raise invalid("stream_options", told, "INVALID_TYPE")
+    for name in options:
+        if name != "include_usage" and options[name]:
+            raise unknown_parameter(f"stream_options.{name}")
 
 
 def _check_message(path: str, message: Any) -> None:

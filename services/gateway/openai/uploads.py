@@ -1,5 +1,6 @@
 """/v1/uploads: files that come in parts, kept by the dataset program; a part goes through here in constant memory."""
 
+import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -50,7 +51,7 @@ def router(uploads: Client, files: Client, max_body_bytes: int, body_timeout_s: 
     @routes.post("/{upload_id}/parts")
     async def add_part(upload_id: str, request: Request, key: Caller) -> dict[str, Any]:
         name = _name(key, upload_id)
-        async with files_api.form_of(request, MAX_PART_BYTES) as form:
+        async with files_api.form_of(request, MAX_PART_BYTES, body_timeout_s) as form:
             part = await _said(uploads.AddUploadPart(_messages(name, _data(form)), timeout_s=UPLOAD_TIMEOUT_S), upload_id)
         created_at = part.create_time.seconds
         return {"id": last(part.name), "object": "upload.part", "created_at": created_at, "upload_id": upload_id}
@@ -70,8 +71,11 @@ def router(uploads: Client, files: Client, max_body_bytes: int, body_timeout_s: 
 
 
 async def _object(files: Client, upload: pb.Upload) -> dict[str, Any]:
-    """Return an upload as OpenAI writes it, with its file where there is one."""
-    file = await files.GetFile(file_pb2.GetFileRequest(name=upload.file)) if upload.file else None
+    """Return an upload as OpenAI writes it, with its file while there is one."""
+    file = None
+    if upload.file:
+        with contextlib.suppress(NotFound):  # deleted since: the upload is what it was all the same
+            file = await files.GetFile(file_pb2.GetFileRequest(name=upload.file))
     return {
         "id": last(upload.name),
         "object": "upload",

@@ -1,5 +1,6 @@
 """The door: each error of Afina's has one HTTP status, and whatever else is raised becomes 500 with an incident."""
 
+import asyncio
 import logging
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from services.common import errors
 from services.common.transport.grpc_server import status_of as code_of
-from services.common.transport.http_server import ClientLeft, Door, limited, read_body, status_of
+from services.common.transport.http_server import MIN_BODY_BYTES_PER_S, ClientLeft, Door, limited, paced, read_body, status_of
 from services.gateway.openai.errors import present
 
 
@@ -106,3 +107,19 @@ async def test_a_body_is_read_up_to_its_limit(headers: list[tuple[bytes, bytes]]
     for _ in range(2):
         with pytest.raises(errors.OverLimit):
             await counted()
+
+
+async def test_a_large_body_has_the_time_that_its_bytes_earn() -> None:
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    receive = paced(messages.get, 0.05)
+    messages.put_nowait({"type": "http.request", "body": b"x" * MIN_BODY_BYTES_PER_S * 10, "more_body": True})
+    await receive()
+    late = {"type": "http.request", "body": b"y", "more_body": False}
+    asyncio.get_running_loop().call_later(0.2, messages.put_nowait, late)  # four times what a body has without a byte
+    assert await receive() == late
+
+
+async def test_a_body_that_stops_coming_is_given_up() -> None:
+    with pytest.raises(errors.OverLimit) as refused:
+        await paced(asyncio.Queue().get, 0.05)()
+    assert refused.value.reason == "BODY_TOO_SLOW"

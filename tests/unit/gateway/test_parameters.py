@@ -40,7 +40,8 @@ def test_every_parameter_of_openais_api_is_passed_on_or_refused_with_what_to_do(
         (chat_create_params.CompletionCreateParamsBase, CHAT, check_chat),
         (completion_create_params.CompletionCreateParamsBase, COMPLETION, check_completion),
     ):
-        refused = {name: reason_of(check, {**body, name: 1 if name == "n" else "x"}) for name in params.__annotations__}
+        values = {"n": 1, "stream_options": {}}
+        refused = {name: reason_of(check, {**body, name: values.get(name, "x")}) for name in params.__annotations__}
         assert set(refused.values()) <= {"", "UNSUPPORTED_PARAMETER", "MISSING_PARAMETER"}
         for name in set(params.__annotations__) - set(body):
             check({**body, name: None})  # null asks for nothing, as in OpenAI's API
@@ -92,3 +93,21 @@ def test_echo_with_any_logprobs_is_refused(logprobs: Any) -> None:
 )
 def test_a_request_of_the_wrong_form_names_the_parameter(body: dict[str, Any], param: str) -> None:
     assert refusal(body).metadata["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"stream_options": {"include_usage": "false"}, "stream": True}, "stream_options"),
+        ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options"),
+        ({"stream_options": "usage", "stream": True}, "stream_options"),
+        ({"stream_options": {"continuous_usage_stats": True}, "stream": True}, "stream_options.continuous_usage_stats"),
+    ],
+)
+def test_options_of_a_stream_are_booleans_that_are_known(body: dict[str, Any], param: str) -> None:
+    assert refusal({**CHAT, **body}).metadata["param"] == param
+
+
+def test_a_stream_may_say_that_it_wants_no_usage() -> None:
+    options = {"include_usage": False}
+    assert check_chat({**CHAT, "stream": True, "stream_options": options}).passed_on["stream_options"] == options

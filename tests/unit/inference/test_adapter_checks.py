@@ -98,6 +98,12 @@ def test_a_wrong_shape_is_found(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert "SHAPE_MISMATCH" in reasons(write(tmp_path, changed(FIRST, np.zeros(shape, np.float32)), config()))
 
 
+@pytest.mark.parametrize("shape", [(9, 2), (4, 2), (8, 3), (8,), (2, 8)])
+def test_a_wrong_shape_of_the_second_half_is_found(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    second = FIRST.replace("lora_A", "lora_B")
+    assert reasons(write(tmp_path, changed(second, np.zeros(shape, np.float32)), config())) == ["SHAPE_MISMATCH"]
+
+
 def test_a_missing_half_is_found(tmp_path: Path) -> None:
     folder = write(tmp_path, without("layers.0.self_attn.q_proj.lora_B"), config())
     assert reasons(folder) == ["PAIR_INCOMPLETE"]
@@ -122,6 +128,8 @@ def test_weights_that_the_config_does_not_name_are_found(tmp_path: Path) -> None
 def test_a_rank_above_the_engines_is_found_in_config_and_weights(tmp_path: Path) -> None:
     assert reasons(write(tmp_path / "a", tensors(rank=32), config(r=32)), max_rank=16) == ["RANK_TOO_HIGH"]
     assert reasons(write(tmp_path / "b", tensors(rank=32), config(r=32)), max_rank=32) == []
+    hidden = config(r=32, rank_pattern={"q_proj|k_proj|v_proj": 2})  # the engine makes room for what the config says
+    assert reasons(write(tmp_path / "c", tensors(), hidden), max_rank=16) == ["RANK_TOO_HIGH"]
 
 
 def test_a_rank_other_than_the_config_says_is_found_and_a_pattern_is_heeded(tmp_path: Path) -> None:

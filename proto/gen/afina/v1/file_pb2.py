@@ -28,7 +28,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61\x66ina/v1/file.proto\x12\x08\x61\x66ina.v1\x1a\x16\x61\x66ina/v1/dataset.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x01\n\x04\x46ile\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64\x61taset\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"X\n\x11\x43reateFileRequest\x12*\n\x08metadata\x18\x01 \x01(\x0b\x32\x16.afina.v1.FileMetadataH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"k\n\x0c\x46ileMetadata\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07purpose\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"$\n\x0eGetFileRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"O\n\x10ListFilesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"K\n\x11ListFilesResponse\x12\x1d\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x0e.afina.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11\x44\x65leteFileRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x0fReadFileRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"!\n\x10ReadFileResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"r\n\x13\x46inalizeFileRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x05split\x18\x02 \x01(\x0b\x32\x0f.afina.v1.Split\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x17\n\x0fvalidation_file\x18\x04 \x01(\t2\x8f\x03\n\x0b\x46ileService\x12;\n\nCreateFile\x12\x1b.afina.v1.CreateFileRequest\x1a\x0e.afina.v1.File(\x01\x12\x33\n\x07GetFile\x12\x18.afina.v1.GetFileRequest\x1a\x0e.afina.v1.File\x12\x44\n\tListFiles\x12\x1a.afina.v1.ListFilesRequest\x1a\x1b.afina.v1.ListFilesResponse\x12\x41\n\nDeleteFile\x12\x1b.afina.v1.DeleteFileRequest\x1a\x16.google.protobuf.Empty\x12\x43\n\x08ReadFile\x12\x19.afina.v1.ReadFileRequest\x1a\x1a.afina.v1.ReadFileResponse0\x01\x12@\n\x0c\x46inalizeFile\x12\x1d.afina.v1.FinalizeFileRequest\x1a\x11.afina.v1.Datasetb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61\x66ina/v1/file.proto\x12\x08\x61\x66ina.v1\x1a\x16\x61\x66ina/v1/dataset.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x01\n\x04\x46ile\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64\x61taset\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"X\n\x11\x43reateFileRequest\x12*\n\x08metadata\x18\x01 \x01(\x0b\x32\x16.afina.v1.FileMetadataH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x8f\x01\n\x0c\x46ileMetadata\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07purpose\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\"$\n\x0eGetFileRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"O\n\x10ListFilesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"K\n\x11ListFilesResponse\x12\x1d\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x0e.afina.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11\x44\x65leteFileRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x0fReadFileRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"!\n\x10ReadFileResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"r\n\x13\x46inalizeFileRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x05split\x18\x02 \x01(\x0b\x32\x0f.afina.v1.Split\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x17\n\x0fvalidation_file\x18\x04 \x01(\t2\x8f\x03\n\x0b\x46ileService\x12;\n\nCreateFile\x12\x1b.afina.v1.CreateFileRequest\x1a\x0e.afina.v1.File(\x01\x12\x33\n\x07GetFile\x12\x18.afina.v1.GetFileRequest\x1a\x0e.afina.v1.File\x12\x44\n\tListFiles\x12\x1a.afina.v1.ListFilesRequest\x1a\x1b.afina.v1.ListFilesResponse\x12\x41\n\nDeleteFile\x12\x1b.afina.v1.DeleteFileRequest\x1a\x16.google.protobuf.Empty\x12\x43\n\x08ReadFile\x12\x19.afina.v1.ReadFileRequest\x1a\x1a.afina.v1.ReadFileResponse0\x01\x12@\n\x0c\x46inalizeFile\x12\x1d.afina.v1.FinalizeFileRequest\x1a\x11.afina.v1.Datasetb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -65,22 +65,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILE']._serialized_end=344
   _globals['_CREATEFILEREQUEST']._serialized_start=346
   _globals['_CREATEFILEREQUEST']._serialized_end=434
-  _globals['_FILEMETADATA']._serialized_start=436
-  _globals['_FILEMETADATA']._serialized_end=543
-  _globals['_GETFILEREQUEST']._serialized_start=545
-  _globals['_GETFILEREQUEST']._serialized_end=581
-  _globals['_LISTFILESREQUEST']._serialized_start=583
-  _globals['_LISTFILESREQUEST']._serialized_end=662
-  _globals['_LISTFILESRESPONSE']._serialized_start=664
-  _globals['_LISTFILESRESPONSE']._serialized_end=739
-  _globals['_DELETEFILEREQUEST']._serialized_start=741
-  _globals['_DELETEFILEREQUEST']._serialized_end=780
-  _globals['_READFILEREQUEST']._serialized_start=782
-  _globals['_READFILEREQUEST']._serialized_end=819
-  _globals['_READFILERESPONSE']._serialized_start=821
-  _globals['_READFILERESPONSE']._serialized_end=854
-  _globals['_FINALIZEFILEREQUEST']._serialized_start=856
-  _globals['_FINALIZEFILEREQUEST']._serialized_end=970
-  _globals['_FILESERVICE']._serialized_start=973
-  _globals['_FILESERVICE']._serialized_end=1372
+  _globals['_FILEMETADATA']._serialized_start=437
+  _globals['_FILEMETADATA']._serialized_end=580
+  _globals['_GETFILEREQUEST']._serialized_start=582
+  _globals['_GETFILEREQUEST']._serialized_end=618
+  _globals['_LISTFILESREQUEST']._serialized_start=620
+  _globals['_LISTFILESREQUEST']._serialized_end=699
+  _globals['_LISTFILESRESPONSE']._serialized_start=701
+  _globals['_LISTFILESRESPONSE']._serialized_end=776
+  _globals['_DELETEFILEREQUEST']._serialized_start=778
+  _globals['_DELETEFILEREQUEST']._serialized_end=817
+  _globals['_READFILEREQUEST']._serialized_start=819
+  _globals['_READFILEREQUEST']._serialized_end=856
+  _globals['_READFILERESPONSE']._serialized_start=858
+  _globals['_READFILERESPONSE']._serialized_end=891
+  _globals['_FINALIZEFILEREQUEST']._serialized_start=893
+  _globals['_FINALIZEFILEREQUEST']._serialized_end=1007
+  _globals['_FILESERVICE']._serialized_start=1010
+  _globals['_FILESERVICE']._serialized_end=1409
 # @@protoc_insertion_point(module_scope)

@@ -39,16 +39,20 @@ class CreateFileRequest(_message.Message):
     def __init__(self, metadata: _Optional[_Union[FileMetadata, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class FileMetadata(_message.Message):
-    __slots__ = ("parent", "display_name", "purpose", "request_id")
+    __slots__ = ("parent", "display_name", "purpose", "request_id", "size_bytes", "sha256")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
     parent: str
     display_name: str
     purpose: str
     request_id: str
-    def __init__(self, parent: _Optional[str] = ..., display_name: _Optional[str] = ..., purpose: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    size_bytes: int
+    sha256: str
+    def __init__(self, parent: _Optional[str] = ..., display_name: _Optional[str] = ..., purpose: _Optional[str] = ..., request_id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class GetFileRequest(_message.Message):
     __slots__ = ("name",)

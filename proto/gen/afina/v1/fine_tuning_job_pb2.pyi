@@ -267,14 +267,16 @@ class ResumeFineTuningJobRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ListFineTuningJobEventsRequest(_message.Message):
-    __slots__ = ("name", "after_sequence", "page_size")
+    __slots__ = ("name", "after_sequence", "page_size", "newest_first")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
     name: str
     after_sequence: int
     page_size: int
-    def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ..., page_size: _Optional[int] = ...) -> None: ...
+    newest_first: bool
+    def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ..., page_size: _Optional[int] = ..., newest_first: _Optional[bool] = ...) -> None: ...
 
 class ListFineTuningJobEventsResponse(_message.Message):
     __slots__ = ("events",)

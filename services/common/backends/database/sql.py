@@ -228,10 +228,15 @@ class SqlDatabase(Database):
         """See the port."""
         await self._run(lambda connection: self._append(connection, kind, name, events))
 
-    async def events(self, kind: str, name: str, *, after: int = 0, limit: int = 50) -> Sequence[StoredEvent]:
+    async def events(
+        self, kind: str, name: str, *, after: int = 0, limit: int = 50, newest_first: bool = False
+    ) -> Sequence[StoredEvent]:
         """See the port."""
         e = history.c
-        query = sa.select(history).where(e.kind == kind, e.name == name, e.sequence > after).order_by(e.sequence).limit(limit)
+        query = sa.select(history).where(e.kind == kind, e.name == name)
+        if after:
+            query = query.where(e.sequence < after if newest_first else e.sequence > after)
+        query = query.order_by(e.sequence.desc() if newest_first else e.sequence).limit(limit)
         return await self._run(lambda connection: [event_of(row) for row in connection.execute(query).mappings()])
 
     async def last_event(self, kind: str, name: str, type: str) -> StoredEvent | None:

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,8 +23,9 @@ from services.common.ports.object_store import CHUNK_BYTES, STAGING, Artifact, O
 class LocalObjectStore(ObjectStore):
     """An object store in a folder of this machine."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+    def __init__(self, root: Path, sync: Callable[[int], None] = os.fsync) -> None:
+        """Open the store; `sync` makes a file or folder outlast a power cut, by its descriptor. A test passes its own."""
+        self.root, self._sync = root.resolve(), sync
         self.url = f"file://{self.root}"
         (self.root / STAGING).mkdir(parents=True, exist_ok=True)
         sweep_leftovers((self.root / STAGING).iterdir())
@@ -42,7 +43,7 @@ class LocalObjectStore(ObjectStore):
             if not self._place(staged, key) and not self._holds(key, digest.hexdigest()):
                 with _disk_errors():  # a disk has lost a bit of it, or who tries to write it anew would be believed
                     os.replace(staged.path, self._path(key))
-                    _sync_folder(self._path(key).parent)
+                    self._sync_folder(self._path(key).parent)
         return Artifact(key, size_bytes, digest.hexdigest())
 
     def open(self, key: str) -> BinaryIO:
@@ -88,14 +89,14 @@ class LocalObjectStore(ObjectStore):
             return False
 
     def _staged(self) -> "_Staged":
-        return _Staged(self.root / STAGING)
+        return _Staged(self.root / STAGING, self._sync)
 
     def _place(self, staged: "_Staged", key: str) -> bool:
         path = self._path(key)
         staged.flush()
         with _disk_errors():
             is_new = self._link(staged.path, path)
-            _sync_folder(path.parent)  # also where it was there: its writer may not have come to this yet
+            self._sync_folder(path.parent)  # also where it was there: its writer may not have come to this yet
         return is_new
 
     def _link(self, staged: Path, path: Path) -> bool:
@@ -112,7 +113,15 @@ class LocalObjectStore(ObjectStore):
             return
         self._make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        self._sync_folder(folder.parent)
+
+    def _sync_folder(self, folder: Path) -> None:
+        """Make a new name survive a power cut."""
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            self._sync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _path(self, key: str) -> Path:
         return self.root.joinpath(*key_parts(key))
@@ -121,10 +130,10 @@ class LocalObjectStore(ObjectStore):
 class _Staged:
     """A file that vanishes when the block ends; what was linked elsewhere meanwhile stays."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sync: Callable[[int], None]) -> None:
         with _disk_errors():
             descriptor, name = tempfile.mkstemp(dir=folder)
-        self.path = Path(name)
+        self.path, self._sync = Path(name), sync
         self._file = os.fdopen(descriptor, "wb")
 
     def __enter__(self) -> "_Staged":
@@ -142,7 +151,7 @@ class _Staged:
     def flush(self) -> None:
         with _disk_errors():
             self._file.flush()
-            os.fsync(self._file.fileno())
+            self._sync(self._file.fileno())
             self.path.chmod(0o644)  # a model server that runs as another user has to read it
 
 
@@ -158,12 +167,3 @@ class _disk_errors:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Unavailable("The disk of the object store is full; free some space and repeat.", reason="DISK_FULL") from error
         raise Unavailable(f"The object store can't write: {error}.", reason="STORE_UNAVAILABLE") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
