@@ -164,14 +164,13 @@ class Evaluating(World[Evaluator]):
         exit_code = await worker.live()
         if exit_code == 3:
             name = next(one.name for one in await self._evaluations() if one.id == run.owner)
-            if not await self._is_over(name, run.number):
+            if name not in self.asked_to_cancel and not await self._is_over(name, run.number):
                 self.chaos.object(f"the key of {run.key} does not work")
         return exit_code
 
     async def _is_over(self, name: str, attempt: int) -> bool:
         current = Evaluation.from_document((await self.database.get(KIND, name)).document)
-        is_cancelling = current.state == "CANCELLING" and attempt > current.attempt  # launched, and its end is near
-        return current.has_ended or attempt < current.attempt or attempt <= current.given_up or is_cancelling
+        return current.has_ended or attempt < current.attempt or attempt <= current.given_up
 
     async def look(self) -> None:
         busy = {run.owner for run in self.launcher.running()}

@@ -267,13 +267,14 @@ class Training(World[Trainer]):
         return rests and is_idle
 
     async def states(self) -> Mapping[str, str]:
+        found: list[Job | Sweep] = [*await self._jobs(), *await self._sweeps()]
         self.counts["workers launched"] = sum(self.launcher.launch_counts.values())
         self.counts["workers crashed"] = sum(self.launcher.crash_counts.values())
-        return {one.name: one.state for one in (*await self._jobs(), *await self._sweeps())}
+        return {one.name: one.state for one in found}
 
     async def wrong(self) -> list[str]:
         jobs, ended_sweeps = await self._jobs(), await self._sweeps()
-        names = {one.name for one in (*jobs, *ended_sweeps)}
+        names = {job.name for job in jobs} | {sweep.name for sweep in ended_sweeps}
         members = {sweep.job_name(at) for sweep in ended_sweeps for at in range(len(sweep.recipes))}
         made = [name for one in self.made.values() for name in one]
         wrong = [f"{name} is lost" for name in made if name not in names]
