@@ -38,6 +38,7 @@ from tests.simulation.world import Step, World
 CACHE = Path(tempfile.gettempdir()) / "afina-simulation-cache"
 BASES, ADAPTERS, MAX_SERVERS, GOLDEN = 3, 2, 2, 8
 ASK_S = 60.0
+LOOK_EVERY_S = 3
 PARENT = "projects/default"
 
 
@@ -121,6 +122,8 @@ class Serving(World[Inference]):
                 self.chaos.note(f"but: {error.message[:90]}")
 
     async def look(self) -> None:
+        if int(self.loop.time()) % LOOK_EVERY_S:
+            return
         running = [run.key for run in self.launcher.running()]
         if len(running) > MAX_SERVERS + 1:
             self.chaos.object(f"{running} run at once")
@@ -140,7 +143,7 @@ class Serving(World[Inference]):
         for name, known in sorted((await self._models()).items()):
             if known.state != "ACTIVE" or name in self.deleted:
                 continue
-            for _ in range(10):
+            for _ in range(45):  # an engine that hangs while it starts is given half an hour
                 try:
                     await self.heard(lambda service, n=name: ensure_served(service, n, ASK_S))  # type: ignore[misc]
                     break
@@ -148,6 +151,7 @@ class Serving(World[Inference]):
                     break
                 except errors.Unavailable as error:
                     told = error.message
+                    await asyncio.sleep(5)
             else:
                 self.chaos.object(f"{name} can't be had: {told}")
         return True

@@ -36,11 +36,11 @@ from services.trainer.use_cases import Trainer
 from tests.simulation.chaos import Chaos, Odds, Program
 from tests.simulation.training_worker import CHECKPOINT_STEPS, STEPS, Fates, TrainingWorker, weights_after
 from tests.simulation.virtual_time import VirtualLoop
-from tests.simulation.workloads import Run, SimulatedLauncher
+from tests.simulation.workloads import GRACE_S, Run, SimulatedLauncher
 from tests.simulation.world import LOOK_S, Step, World
 
 SILENCE_LIMIT_S = 60.0
-MAX_AFTERWARDS_S = 3.0  # a forgotten worker learns at its next report, one every step, that it is over
+MAX_AFTERWARDS_S = GRACE_S + 3.0  # a forgotten worker is told to leave, or learns at its next report that it is over
 PROJECTS = ("default", "other")
 BASE = "manifests/bases/b.json"
 PART = {"key": "datasets/x", "size_bytes": 1, "sha256": "0" * 64, "row_count": 800}
