@@ -36,11 +36,11 @@ from services.trainer.use_cases import Trainer
 from tests.simulation.chaos import Chaos, Odds, Program
 from tests.simulation.training_worker import CHECKPOINT_STEPS, STEPS, Fates, TrainingWorker, weights_after
 from tests.simulation.virtual_time import VirtualLoop
-from tests.simulation.workloads import Run, SimulatedLauncher
+from tests.simulation.workloads import GRACE_S, Run, SimulatedLauncher
 from tests.simulation.world import LOOK_S, Step, World
 
 SILENCE_LIMIT_S = 60.0
-MAX_AFTERWARDS_S = 3.0  # a forgotten worker learns at its next report, one every step, that it is over
+MAX_AFTERWARDS_S = GRACE_S + 3.0  # a forgotten worker is told to leave, or learns at its next report that it is over
 PROJECTS = ("default", "other")
 BASE = "manifests/bases/b.json"
 PART = {"key": "datasets/x", "size_bytes": 1, "sha256": "0" * 64, "row_count": 800}
@@ -267,13 +267,14 @@ class Training(World[Trainer]):
         return rests and is_idle
 
     async def states(self) -> Mapping[str, str]:
+        found: list[Job | Sweep] = [*await self._jobs(), *await self._sweeps()]
         self.counts["workers launched"] = sum(self.launcher.launch_counts.values())
         self.counts["workers crashed"] = sum(self.launcher.crash_counts.values())
-        return {one.name: one.state for one in (*await self._jobs(), *await self._sweeps())}
+        return {one.name: one.state for one in found}
 
     async def wrong(self) -> list[str]:
         jobs, ended_sweeps = await self._jobs(), await self._sweeps()
-        names = {one.name for one in (*jobs, *ended_sweeps)}
+        names = {job.name for job in jobs} | {sweep.name for sweep in ended_sweeps}
         members = {sweep.job_name(at) for sweep in ended_sweeps for at in range(len(sweep.recipes))}
         made = [name for one in self.made.values() for name in one]
         wrong = [f"{name} is lost" for name in made if name not in names]

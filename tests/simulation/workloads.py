@@ -7,7 +7,7 @@ may crash between any two calls, hang for ever, or be taken away by its node, wi
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ class Run:
         return int(self.key.rpartition("-")[2])
 
 
-Work = Callable[[Run], Awaitable[int]]
+Work = Callable[[Run], Coroutine[Any, Any, int]]
 
 
 class SimulatedLauncher(Launcher):
@@ -54,9 +54,12 @@ class SimulatedLauncher(Launcher):
     It watches over what nobody may ever do: launch a number twice or leave one out, or run two workers for one resource.
     """
 
-    def __init__(self, chaos: Chaos, works: dict[str, Work], places: int = 2) -> None:
+    def __init__(
+        self, chaos: Chaos, works: Mapping[str, Work], places: int = 2, *, numbers_may_be_left_out: bool = False
+    ) -> None:
         self._chaos, self._works = chaos, works
         self._places = asyncio.Semaphore(places)
+        self._numbers_may_be_left_out = numbers_may_be_left_out
         self.runs: dict[str, Run] = {}
         self.launch_counts: Counter[str] = Counter()
         self.crash_counts: Counter[str] = Counter()
@@ -72,9 +75,9 @@ class SimulatedLauncher(Launcher):
             return
         run = self.runs[key] = Run(key, manifest["module"], manifest["environment"])
         self.launch_counts[run.owner] += 1
-        if run.number != self.launch_counts[run.owner]:
+        if run.number != self.launch_counts[run.owner] and not self._numbers_may_be_left_out:
             self._chaos.object(f"{key} is launch {self.launch_counts[run.owner]}")
-        places = contextlib.nullcontext() if manifest["kind"] == "errand" else self._places
+        places = self._places if manifest["kind"] == "job" else contextlib.nullcontext()
         run.task = asyncio.create_task(self._live(run, places))
 
     async def observe(self, key: str) -> Observation:

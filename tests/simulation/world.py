@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from services.common import errors
 from services.common.backends.database.sql import SqlDatabase
+from services.common.metrics import Metrics
 from services.common.ports.database import Database, NewEvent, Record
 from services.common.reconcile import Change, Reconciler
 from tests.fakes import MemoryObjectStore
@@ -57,6 +58,7 @@ class World(Generic[S]):
         self.store = MemoryObjectStore()
         self.database: Database = MemoryDatabase(loop.clock) if seed % SQL_EVERY else SqlDatabase("sqlite://", loop.clock)
         self.counts: Counter[str] = Counter()
+        self._metrics = Metrics()
         self._programs: dict[int, tuple[Program, S]] = {}
         self._confirmed: set[tuple[str, int, int]] = set()
 
@@ -132,7 +134,15 @@ class World(Generic[S]):
             service = self.service(program)
             database = self.seen_by(program, self._twin(), "database")
             reconcilers = [
-                Reconciler(database, kind, self._checked(step), clock=self.loop.clock, lease_s=LEASE_S, idle_s=IDLE_S)
+                Reconciler(
+                    database,
+                    kind,
+                    self._checked(step),
+                    clock=self.loop.clock,
+                    lease_s=LEASE_S,
+                    idle_s=IDLE_S,
+                    metrics=self._metrics,
+                )
                 for kind, step in self.steps(service).items()
             ]
             self._programs[number] = (program, service)
