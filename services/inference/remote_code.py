@@ -22,7 +22,8 @@ FILES = frozenset({*IGNORED_IN, *PROCESSORS, "generation_config.json", "special_
 
 def check_code(configs: Mapping[str, Mapping[str, Any]]) -> Iterator[Violation]:
     """Yield what names code that could be wanted, or another model. `configs` holds JSON objects by path."""
-    is_known = configs.get("config.json", {}).get("model_type") in KNOWN_TYPES
+    told = configs.get("config.json", {}).get("model_type")
+    is_known = isinstance(told, str) and told in KNOWN_TYPES
     for path, config in configs.items():
         if path == "adapter_config.json":
             yield Violation(path, "ADAPTER_IN_BASE", f"{path} names another model to load; import the merged weights.")
