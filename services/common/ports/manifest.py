@@ -95,17 +95,19 @@ def put_folder(store: ObjectStore, prefix: str, folder: Path, kind: str, data: d
     return Manifest(kind, tuple(files), data)
 
 
-def fetch_folder(store: ObjectStore, manifest: Manifest, cache: Path) -> Path:
+def fetch_folder(store: ObjectStore, manifest: Manifest, cache: Path, *, is_read_again: bool = False) -> Path:
     """Bring a folder to this machine, each file checked against its digest, and return `cache/{digest}`.
 
-    Idempotent and safe concurrently: the folder appears by one rename, and what is there already is used as it is.
+    Idempotent and safe concurrently: the folder appears by one rename, and what is there already is used as it is; or, where
+    it `is_read_again`, held against its digests, and a file that has changed on this disk is replaced by one rename.
     Raises: ArtifactNotFound; InvalidInput (bytes that do not match their digest); Unavailable (store away, full disk).
     """
     target = cache / manifest.digest
-    if target.is_dir():
-        return target
     try:
-        _fetch(store, manifest, cache, target)
+        if not target.is_dir():
+            _fetch(store, manifest, cache, target)
+        elif is_read_again:
+            _mend(store, manifest, cache, target)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -129,6 +131,29 @@ def _fetch(store: ObjectStore, manifest: Manifest, cache: Path, target: Path) ->
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _mend(store: ObjectStore, manifest: Manifest, cache: Path, target: Path) -> None:
+    """Replace the files of a folder that are not what their digests say. Somebody may be reading them: they stay in place."""
+    for file in manifest.files:
+        path = target / _inside(file.path)
+        if _digest_of(path) == file.artifact.sha256:
+            continue
+        staging = Path(tempfile.mkdtemp(prefix=FETCHING, dir=cache))
+        try:
+            _fetch_file(store, file, staging / "file")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staging / "file", path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def sweep_leftovers(paths: Iterable[Path]) -> None:

@@ -61,7 +61,7 @@ class AdapterResolver(LoRAResolver):
         manifest = Manifest.from_json(self.store.read(f"manifests/adapters/{digest}.json"))
         if manifest.digest != digest:
             raise InvalidInput(f"The manifest of {digest} describes {manifest.digest}.", reason="MANIFEST_DIGEST_MISMATCH")
-        folder = fetch_folder(self.store, manifest, self.cache)
+        folder = fetch_folder(self.store, manifest, self.cache, is_read_again=True)  # small, and disks forget
         violations = check_adapter(
             folder,
             folder_modules(base_folder),
