@@ -5,6 +5,7 @@ model server is changed in three things: the model's name (the engine knows it b
 errors. A stream always tells its usage, because it is counted; who did not ask for it does not get it.
 """
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 
 from services.common.errors import AfinaError, OverLimit, Unavailable
+from services.common.telemetry import log
 from services.gateway.openai.parameters import Asked
 from services.gateway.routing import Route, Routes
 from services.gateway.upstream import Answer, Upstream, refusal
@@ -22,6 +24,7 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 DATA = b"data: "
 DONE = b"data: [DONE]"
+_logger = logging.getLogger("afina.gateway")
 
 
 class Slots:
@@ -69,6 +72,23 @@ class Generation:
                     yield reading
                 finally:
                     self.usage.generated(project, route.kind, reading.usage)
+                    _log_answer(project, reading)
+
+
+def _log_answer(project: str, reading: "Reading") -> None:
+    """Say which weights answered, in a line that the answer's own id finds; nothing of what was asked or said stands in it."""
+    usage = reading.usage if isinstance(reading.usage, dict) else {}
+    log(
+        _logger,
+        logging.INFO,
+        "answered",
+        id=reading.id,
+        model=reading.model,
+        digest=reading.route.digest,
+        project=project,
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+    )
 
 
 def _with_usage(asked: Asked) -> tuple[dict[str, Any], bool]:
@@ -83,7 +103,8 @@ class Reading:
     """An answer as it is read, with the names that the client knows where the server wrote its own."""
 
     def __init__(self, route: Route, model: str, answer: Answer, *, tells_usage: bool = True) -> None:
-        self.route, self._model, self._answer, self._tells_usage = route, model, answer, tells_usage
+        self.route, self.model, self._answer, self._tells_usage = route, model, answer, tells_usage
+        self.id = ""  # what the model server calls the answer
         self._fingerprint = f"fp_{route.digest[:16]}"
         self._rest = b""
         self._is_done = False
@@ -134,13 +155,14 @@ class Reading:
         answered = data.get("model") if isinstance(data, dict) else None
         if answered != self._answer.replica.served_name:
             raise Unavailable(
-                f"The model server answered as {str(answered)[:80]} for {self._model}; the answer is withheld.",
+                f"The model server answered as {str(answered)[:80]} for {self.model}; the answer is withheld.",
                 reason="WRONG_MODEL_ANSWERED",
-                metadata={"model": self._model},
+                metadata={"model": self.model},
             )
-        data["model"] = self._model
+        data["model"] = self.model
         data["system_fingerprint"] = self._fingerprint
         self.usage = data.get("usage") or self.usage
+        self.id = str(data.get("id", ""))
         return data  # type: ignore[no-any-return]
 
 

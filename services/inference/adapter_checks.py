@@ -113,6 +113,15 @@ def check_adapter(
     return found
 
 
+def check_weights(folder: Path) -> list[Violation]:
+    """Return each tensor of whole weights that holds NaN or infinity; numbers that are no floats can't."""
+    found: list[Violation] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        header = {name: tensor for name, tensor in _file_header(path).items() if tensor.dtype in FLOAT_BITS}
+        found += _check_numbers(path, header)
+    return found
+
+
 def adapter_rank(folder: Path) -> int:
     """Return the highest rank in a folder that has been checked."""
     header = _file_header(folder / WEIGHTS_FILE)

@@ -32,7 +32,8 @@ from services.common.ports.object_store import ObjectStore
 from services.common.reconcile import Change
 from services.common.telemetry import log
 from services.inference import model
-from services.inference.artifacts import GOLDEN_FILE
+from services.inference.adapter_checks import check_weights
+from services.inference.artifacts import GOLDEN_FILE, refuse
 from services.inference.inference import Inference
 from services.inference.model import Model
 from services.inference.proof import Proof, fit, parse_golden, prove
@@ -113,7 +114,7 @@ async def _start(inference: Inference, server: Server) -> tuple[Server, float | 
     try:
         folder = await inference.background.result(("fetch", server.digest), lambda: _fetch(inference, server.manifest_key))
     except (ArtifactNotFound, InvalidInput) as error:
-        return server.fail(f"Its base can't be fetched: {error.message}", inference.clock()), LOOK_AGAIN_S
+        return server.fail(f"Its weights can't be fetched: {error.message}", inference.clock()), LOOK_AGAIN_S
     if folder is None:
         return server, 0.0
     if not server.port:
@@ -219,9 +220,13 @@ def _golden(store: ObjectStore, placement: Placement) -> tuple[GoldenChat, ...]:
 
 
 async def _fetch(inference: Inference, manifest_key: str) -> Path:
+    """Bring whole weights to this machine. Raises: ArtifactNotFound, InvalidInput (not finite: they would poison all answers)."""
+
     def fetch() -> Path:
         manifest = Manifest.from_json(inference.store.read(manifest_key))
-        return fetch_folder(inference.store, manifest, inference.cache)
+        folder = fetch_folder(inference.store, manifest, inference.cache)
+        refuse("The weights can't be served", check_weights(folder))
+        return folder
 
     return await asyncio.to_thread(fetch)
 

@@ -106,6 +106,23 @@ def test_the_folder_of_an_adapter_stays_however_old_it_is(shelf: Shelf, tmp_path
     assert {path.name for path in cache.iterdir()} == {first.digest, other.digest}
 
 
+def test_a_file_that_changed_on_this_disk_is_replaced_in_its_place(shelf: Shelf, tmp_path: Path) -> None:
+    store, cache = LocalObjectStore(tmp_path / "objects"), tmp_path / "cache"
+    manifest = put_folder(store, "jobs/a/files", shelf.folder / "good", "adapter", {})
+    folder = fetch_folder(store, manifest, cache)
+    inode = folder.stat().st_ino
+    flipped = bytearray((folder / "adapter_model.safetensors").read_bytes())
+    flipped[-1] ^= 1  # one bit of one number: no check of files and no proof would find it
+    (folder / "adapter_model.safetensors").write_bytes(flipped)
+    (folder / "golden.json").unlink()
+    assert fetch_folder(store, manifest, cache) == folder
+    assert (folder / "adapter_model.safetensors").read_bytes() == flipped
+    assert fetch_folder(store, manifest, cache) == folder
+    assert put_folder(store, "again", folder, "adapter", {}).digest == manifest.digest
+    assert folder.stat().st_ino == inode
+    assert [path.name for path in cache.iterdir()] == [manifest.digest]
+
+
 def test_nothing_loads_an_adapter_in_place_or_by_path() -> None:
     """The engine reads the files of one loaded in place at every step, and remembers answers by name and path."""
     said = {path.name for path in SERVICES.rglob("*.py") if re.search(r"load_inplace|/load_lora_adapter", path.read_text())}

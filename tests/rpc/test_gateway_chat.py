@@ -64,6 +64,24 @@ async def test_a_streamed_chat_carries_the_name_in_every_chunk_and_ends(gateway:
     assert {chunk.system_fingerprint for chunk in chunks} == {f"fp_{DIGEST[:16]}"}
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_the_log_says_which_weights_gave_an_answer_and_nothing_of_what_was_said(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture, is_streamed: bool
+) -> None:
+    create = gateway.client().chat.completions.create
+    with caplog.at_level("INFO", logger="afina.gateway"):
+        if is_streamed:
+            async for chunk in await create(model="smol", messages=says("apples pears"), stream=True):
+                answer_id = chunk.id
+        else:
+            answer_id = (await create(model="smol", messages=says("apples pears"))).id
+        (line,) = await eventually(lambda: [record for record in caplog.records if record.message == "answered"])
+    told = line.fields
+    assert (told["id"], told["model"], told["digest"], told["project"]) == (answer_id, "smol", DIGEST, "default")
+    assert told["completion_tokens"] == 2
+    assert "apples" not in str(told)
+
+
 async def test_the_tokens_of_a_stream_are_counted_and_told_to_who_asks(gateway: RunningGateway) -> None:
     create = gateway.client().chat.completions.create
     plain = [chunk async for chunk in await create(model="smol", messages=says("one two"), stream=True)]

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from afina.v1 import model_pb2
 
@@ -20,6 +21,7 @@ from services.inference.room import ROOM_KIND, make_room
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Server
 from tests.builders import eventually
 from tests.rpc.inference_world import World, inference_world
+from tests.unit.inference import adapters
 
 
 @pytest.fixture
@@ -148,6 +150,28 @@ async def test_a_server_that_never_says_whether_it_answers_is_ended_after_two_mi
     await _drain(world)
     world.parts["passed"] += timedelta(seconds=120)
     await eventually(lambda: server.key in world.launcher.stopped)
+
+
+@pytest.mark.parametrize("kind", ["base", "full"])
+async def test_whole_weights_that_are_not_finite_reach_no_engine_and_say_so(world: World, kind: str) -> None:
+    weights = {
+        f"{module}.weight": ("F32", np.full(shape, np.nan if "layers.1" in module else 1.0, np.float32))
+        for module, shape in adapters.MODULES.items()
+    }
+    broken = adapters.safetensors(weights)
+    if kind == "base":
+        name = (await world.add_base(world.put_base("nan", model__safetensors=broken))).model
+    else:
+        name = (await world.add_adapter(world.put_full(model__safetensors=broken))).name
+    asking = asyncio.ensure_future(world.ensure(name, timeout_s=3))
+    await eventually(lambda: _says(world, name, "holds NaN or infinity"))
+    with pytest.raises(errors.Unavailable):
+        await asking
+    assert world.launcher.manifests == {}
+
+
+async def _says(world: World, name: str, words: str) -> bool:
+    return words in (await world.get(name)).serving_message
 
 
 class AtOnce(SqlDatabase):
