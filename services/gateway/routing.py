@@ -146,6 +146,7 @@ class Routes:
                 async for response in self._models.WatchRoutes(pb.WatchRoutesRequest(), timeout_s=WATCH_RENEWAL_S):
                     if self._table is None or response.revision >= self._revision:  # else its sender is behind
                         self._adopt(response)
+                        self._is_new.set()
                     backoff_s = 0.1
             except AfinaError as error:
                 if error.reason != "DEADLINE_EXCEEDED":
@@ -170,7 +171,6 @@ class Routes:
     def _adopt(self, table: pb.WatchRoutesResponse) -> None:
         self._table = {(route.project, route.public_id): _route(route) for route in table.routes}
         self._revision = table.revision
-        self._is_new.set()
 
     async def _confirmed(self, public_id: str) -> None:
         """Return once the table is known to be the newest. Raises: Unavailable."""

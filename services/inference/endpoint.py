@@ -34,6 +34,7 @@ class Promotion:
     kind: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     number: int = 0
+    made_over: int = 0  # the version of the endpoint's record that it was decided on
 
 
 @dataclass(frozen=True)

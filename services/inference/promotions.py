@@ -5,7 +5,7 @@ what evidence, in one write; then nobody is told that it is done before no gatew
 """
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from services.common.errors import Conflict, InvalidInput, Unavailable, WrongState
 from services.common.names import last, parse, project_of
@@ -41,7 +41,8 @@ async def promote(
     """
     end = asyncio.get_running_loop().time() + timeout_s
     _check(name, candidate_name, evaluation, override_reason, reason)
-    record = await _unchanged(inference, name, etag)
+    record = await get_endpoint(inference, name)
+    _require_unchanged(record, etag)
     current = Endpoint.from_document(record.document)
     candidate = await _active(inference, candidate_name)
     if (current.model, current.digest) == (candidate.name, candidate.digest):
@@ -53,15 +54,19 @@ async def promote(
 
 
 async def rollback(inference: Inference, name: str, target_name: str, reason: str, etag: str, timeout_s: float) -> Record:
-    """Point an endpoint back to the model before, or to another that it pointed to. Repeating it with a target changes nothing.
+    """Point an endpoint back to the model before, or to another that it pointed to.
 
-    Raises: as `promote`; WrongState also where there was none before, or never that one.
+    Repeating it with its target or with its etag changes nothing. Raises: as `promote`; WrongState also where there was none
+    before, or never that one.
     """
     end = asyncio.get_running_loop().time() + timeout_s
     if violations := check_reason("reason", reason, is_required=True):
         raise InvalidInput(f"The endpoint is not rolled back: {violations[0].description}", violations=violations)
-    record = await _unchanged(inference, name, etag)
+    record = await get_endpoint(inference, name)
     current = Endpoint.from_document(record.document)
+    if etag and current.promotions and _is_repeated(current.promotions[-1], target_name, reason, etag):
+        return await _settled(inference, record, end)
+    _require_unchanged(record, etag)
     before = _target(current, [*await history(inference, name)], target_name)
     target = await _active(inference, before.model)
     if (current.model, current.digest) == (target.name, target.digest):
@@ -69,7 +74,7 @@ async def rollback(inference: Inference, name: str, target_name: str, reason: st
     if target.digest != before.digest:
         raise WrongState(f"{target.name} is not the model that {name} pointed to.", reason="EVALUATION_STALE")
     await _prove(inference, target, end)
-    told = Finding(f"Back to what promotion {before.number} brought: {before.verdict}"[:1000], dict(before.evidence))
+    told = Finding(f"Back to number {before.number}: {before.verdict}"[:1000], dict(before.evidence))
     promotion = _promotion(inference, target, ROLLBACK, told, reason, before.evaluation)
     return await _settled(inference, await _point(inference, record, promotion), end)
 
@@ -89,11 +94,16 @@ def _check(name: str, candidate_name: str, evaluation: str, override_reason: str
     parse(model.OWN_NAME, candidate_name)
 
 
-async def _unchanged(inference: Inference, name: str, etag: str) -> Record:
-    record = await get_endpoint(inference, name)
+def _require_unchanged(record: Record, etag: str) -> None:
     if etag and etag != str(record.version):
-        raise Conflict(f"{name} has changed since you read it; read it again.", metadata={"etag": str(record.version)})
-    return record
+        told = f"{record.name} has changed since you read it; read it again."
+        raise Conflict(told, metadata={"etag": str(record.version)})
+
+
+def _is_repeated(made: Promotion, target_name: str, reason: str, etag: str) -> bool:
+    """Whether the last change is the rollback that is asked for: the caller has not heard that it was made."""
+    is_same = made.kind == ROLLBACK and made.reason == reason.strip() and target_name in ("", made.model)
+    return is_same and etag == str(made.made_over)
 
 
 async def _active(inference: Inference, name: str) -> Model:
@@ -163,7 +173,7 @@ async def _point(inference: Inference, record: Record, promotion: Promotion) -> 
     """Write the pointer with its history, over the version that was decided on. Raises: Conflict, WrongState, NotFound."""
     await stand(inference, promotion.model, record)
     before = Endpoint.from_document(record.document)
-    after = before.change(promotion)
+    after = before.change(replace(promotion, made_over=record.version))
     new = (*(() if has_history(record) else before.promotions), after.promotions[-1])
     events = [NewEvent(PROMOTED, f"{p.kind} of {p.model}", data=asdict(p)) for p in new]
     try:

@@ -203,8 +203,10 @@ async def _write(databases: Path, engine: ScriptedUpstream) -> None:
 
 def _evaluation() -> evaluation_pb2.Evaluation:
     """Return a finished evaluation in which each of the two models is better than the other: a test promotes to and fro."""
-    numbers = {"item_count": 200, "candidate_only_count": 40, "champion_only_count": 5}
-    pairs = [evaluation_pb2.Comparison(champion=a, candidate=b, **numbers) for a, b in ((OLD, NEW), (NEW, OLD))]
+    numbers = evaluation_pb2.Comparison(item_count=200, candidate_only_count=40, champion_only_count=5)
+    pairs = [evaluation_pb2.Comparison(champion=a, candidate=b) for a, b in ((OLD, NEW), (NEW, OLD))]
+    for pair in pairs:
+        pair.MergeFrom(numbers)
     asked = [evaluation_pb2.Subject(model=name, digest=DIGESTS[name], prompts=PROMPTS) for name in (OLD, NEW)]
     succeeded = evaluation_pb2.Evaluation.STATE_SUCCEEDED
     return evaluation_pb2.Evaluation(

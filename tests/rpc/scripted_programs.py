@@ -225,6 +225,15 @@ class Endpoints(endpoint_pb2_grpc.EndpointServiceServicer):
         endpoint.promotions.add(model=request.model, evaluation=request.evaluation, verdict="Better: p = 0.0022.")
         return endpoint
 
+    async def RollbackEndpoint(self, request: Any, context: Any) -> Any:
+        endpoint = self.world.of(self.world.endpoints, request.name)
+        endpoint.promotions.add(model=endpoint.model, reason=request.reason, kind=endpoint_pb2.Promotion.KIND_ROLLBACK)
+        return endpoint
+
+    async def ListPromotions(self, request: Any, context: Any) -> Any:
+        promotions = self.world.of(self.world.endpoints, request.parent).promotions
+        return endpoint_pb2.ListPromotionsResponse(promotions=promotions)
+
 
 class Models(model_pb2_grpc.ModelServiceServicer):
     """One base and one adapter, and what the test puts beside them."""

@@ -68,6 +68,8 @@ USES = {
     "endpoints list": "",
     "endpoints get": "support",
     "endpoints promote": f"support --model {TUNED} --evaluation eval-1",
+    "endpoints rollback": "support --reason rude",
+    "endpoints history": "support",
     "keys create": "me",
     "keys list": "",
     "keys delete": "{key}",
@@ -148,7 +150,7 @@ async def test_every_verb_prints_something_for_people_and_a_document_for_program
         programs = await run(world, words, *arguments, "--json")
         assert programs.exit_code == 0, (words, programs.output)
         document = json.loads(programs.stdout)
-        assert isinstance(document, list if words.endswith(("list", "events", "logs")) else dict), words
+        assert isinstance(document, list if words.endswith(("list", "events", "history", "logs")) else dict), words
 
 
 @pytest.mark.parametrize(("words", "as_json"), [*((w, False) for w in USES if w.endswith(" list")), ("jobs get x", True)])

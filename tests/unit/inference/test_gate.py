@@ -1,7 +1,7 @@
 """The gate: where each answer begins, on numbers worked out by hand or by SciPy."""
 
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from services.inference.gate import Answer, Comparison, Gate, decide, items_needed, mcnemar_p_value
 
@@ -61,6 +61,30 @@ def test_the_items_needed_are_connors() -> None:
     assert items_needed(Gate(), pair(100, 10, 0)) == 77
     # d = 0.3, e = 0.1: (1.959964 * sqrt(0.3) + 0.841621 * sqrt(0.29))**2 / 0.01 = 233.07
     assert items_needed(Gate(), pair(100, 20, 10)) == 234
+
+
+def share_found_better(item_count: int, discordant: float, effect: float) -> float:
+    """How often the gate says BETTER where these are the true rates: over all counts, by SciPy's binomial probabilities."""
+    found = 0.0
+    for both in range(item_count + 1):
+        weight = binom.pmf(both, item_count, discordant)
+        if weight < 1e-9:
+            continue
+        for candidate_only in range(both + 1):
+            if decide(Gate(min_item_count=1), pair(item_count, candidate_only, both - candidate_only)).answer == Answer.BETTER:
+                found += weight * binom.pmf(candidate_only, both, (discordant + effect) / 2 / discordant)
+    return float(found)
+
+
+def test_with_the_items_needed_the_gate_finds_the_effect_four_times_of_five() -> None:
+    needed = items_needed(Gate(), pair(100, 20, 10))
+    assert share_found_better(needed, 0.3, 0.1) == pytest.approx(0.8, abs=0.04)  # the exact test is a little careful
+    assert share_found_better(needed // 2, 0.3, 0.1) < 0.55
+
+
+@pytest.mark.parametrize("item_count", [20, 50, 120])
+def test_where_nothing_is_better_the_gate_says_so_less_often_than_its_level(item_count: int) -> None:
+    assert share_found_better(item_count, 0.3, 0.0) <= 0.05 / 2  # the level is of both sides
 
 
 def test_thin_evidence_says_how_many_items_would_tell() -> None:

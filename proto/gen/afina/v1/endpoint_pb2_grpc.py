@@ -105,7 +105,8 @@ class EndpointServiceServicer:
 
     def RollbackEndpoint(self, request, context):
         """Points an endpoint back to a model that it pointed to, without a new evaluation: its evidence is in the history. Like a
-        promotion it waits for the proof and for every gateway. Errors: NOT_FOUND, FAILED_PRECONDITION (NOTHING_BEFORE,
+        promotion it waits for the proof and for every gateway. Repeating it with its model, or with its etag, changes nothing; with
+        neither it goes one model further back. Errors: NOT_FOUND, FAILED_PRECONDITION (NOTHING_BEFORE,
         NEVER_PROMOTED, MODEL_QUARANTINED), INVALID_ARGUMENT (no reason), ABORTED, UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
