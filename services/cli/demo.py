@@ -236,6 +236,9 @@ async def evaluate(
             evaluation: evaluation_pb2.Evaluation = await service.GetEvaluation(request)
         else:
             evaluation = await evaluate_again(stage, suite, job, champion)
+            act.is_reused = act.is_reused and state_of(evaluation) == "SUCCEEDED"
+        if not evaluation.HasField("end_time"):
+            evaluation = await watch_evaluation(stage.out, service, evaluation.name)
         if state_of(evaluation) != "SUCCEEDED":
             what = f"{last(evaluation.name)} is {state_of(evaluation)}: {evaluation.error.message}"
             raise AfinaError(what, reason="EVALUATION_FAILED")
@@ -264,7 +267,7 @@ async def watch_verdict(stage: Stage, job: fine_tuning_job_pb2.FineTuningJob) ->
 async def evaluate_again(
     stage: Stage, suite: suite_pb2.Suite, job: fine_tuning_job_pb2.FineTuningJob, champion: str
 ) -> evaluation_pb2.Evaluation:
-    """Evaluate by hand where the job's evaluation does not do: it has failed, or another model is in place."""
+    """Begin, or find, an evaluation where the job's own does not do: it has failed, or another model is in place."""
     base = await models.find(stage.call, BASE)
     asked = {base.name: [], job.model: [PLAIN]}
     if champion and champion not in asked:
@@ -277,10 +280,8 @@ async def evaluate_again(
         request = evaluation_pb2.CreateEvaluationRequest(parent=stage.call.parent, evaluation=wanted, request_id=request_id)
         return await service.CreateEvaluation(request)
 
-    evaluation: evaluation_pb2.Evaluation = await _unfailed(create, ["evaluation", stage.call.project, suite.digest, asked])
-    if state_of(evaluation) == "SUCCEEDED":
-        return evaluation
-    return await watch_evaluation(stage.out, service, evaluation.name)
+    begun: evaluation_pb2.Evaluation = await _unfailed(create, ["evaluation", stage.call.project, suite.digest, asked])
+    return begun
 
 
 async def promote(

@@ -44,7 +44,7 @@ from services.dataset.rpc import DatasetRpc, FileRpc
 from services.dataset.use_cases import Library
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.use_cases import Keys
-from tests.builders import free_port, serving
+from tests.builders import eventually, free_port, serving
 
 BASE = "models/base"
 TUNED = "projects/default/models/tuned"
@@ -132,6 +132,9 @@ class Jobs(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
         self.world.publish(job)
         self.world.begin_evaluation(job)
         yield fine_tuning_job_pb2.WatchFineTuningJobResponse(fine_tuning_job=job)
+        if job.awaits_verdict:
+            await eventually(lambda: self.world.judge(job), timeout_s=60)
+            yield fine_tuning_job_pb2.WatchFineTuningJobResponse(fine_tuning_job=job)
 
     def _event(self, sequence: int, second: int, type_: str, message: str, data: Mapping[str, Any]) -> resources_pb2.Event:
         return resources_pb2.Event(
@@ -328,12 +331,13 @@ class World:
         self.evaluations[f"verdict-{job.name}"] = evaluation
         job.evaluation, job.awaits_verdict = evaluation.name, True
 
-    def judge(self, job: Any) -> None:
-        """Keep the verdict once the job's evaluation has ended."""
+    def judge(self, job: Any) -> bool:
+        """Keep the verdict once the job's evaluation has ended; whether it stands."""
         evaluation = self.evaluations[f"verdict-{job.name}"]
         if job.awaits_verdict and evaluation.HasField("end_time"):
             job.verdict.CopyFrom(_verdict(evaluation.name))
             job.awaits_verdict = False
+        return not job.awaits_verdict
 
     def publish(self, job: Any) -> None:
         """Leave what a worker leaves."""
