@@ -47,7 +47,8 @@ from services.cli.report import Example
 from services.cli.sampler import MemorySampler
 from services.cli.stage import Stage
 from services.cli.up import bring_down, ensure_up
-from services.cli.watching import state_of, watch_evaluation, watch_job
+from services.cli.verdicts import answer_of
+from services.cli.watching import again, state_of, watch_evaluation, watch_job
 from services.common.backends import choose
 from services.common.errors import AfinaError, NotFound, Unavailable, WrongState
 
@@ -103,12 +104,13 @@ async def _play(call: Call, accelerator: str, page: Path | None) -> int:
     packages, reviews = await download(stage, has_base)
     await import_base(stage, packages, has_base)
     dataset = await upload(stage, reviews)
-    job = await begin_training(stage, dataset)
+    suite = await make_suite(stage, dataset)
+    job = await begin_training(stage, dataset, suite)
     sampler = MemorySampler(stage.home, stage.memory(job.name))
     try:
         with sampler:
             job = await train(stage, job)
-            evaluation = await evaluate(stage, await make_suite(stage, dataset), job)
+            job, evaluation = await evaluate(stage, suite, job)
             endpoint, verdict = await promote(stage, job, evaluation)
             examples = await ask(stage, dataset) if endpoint.model == job.model else []
     finally:  # a run that is broken off hands over what it saw
@@ -164,11 +166,15 @@ async def upload(stage: Stage, reviews: Path) -> dataset_pb2.Dataset:
     return dataset
 
 
-async def begin_training(stage: Stage, dataset: dataset_pb2.Dataset) -> fine_tuning_job_pb2.FineTuningJob:
-    """Create the job of this dataset, base and recipe, or find it."""
+async def begin_training(stage: Stage, dataset: dataset_pb2.Dataset, suite: suite_pb2.Suite) -> fine_tuning_job_pb2.FineTuningJob:
+    """Create the job of this dataset, base and recipe, which ends with an evaluation by the suite; or find it."""
     base = await models.find(stage.call, BASE)
     job = fine_tuning_job_pb2.FineTuningJob(
-        base_model=BASE, dataset=dataset.name, recipe=fine_tuning_job_pb2.Recipe(**RECIPE), suffix=ENDPOINT
+        base_model=BASE,
+        dataset=dataset.name,
+        recipe=fine_tuning_job_pb2.Recipe(**RECIPE),
+        suffix=ENDPOINT,
+        evaluation_settings=fine_tuning_job_pb2.JobEvaluation(suite=suite.name, candidate_prompts=[PLAIN]),
     )
     service = jobs.client(stage.call)
 
@@ -179,7 +185,7 @@ async def begin_training(stage: Stage, dataset: dataset_pb2.Dataset) -> fine_tun
         return await service.CreateFineTuningJob(request)
 
     created: fine_tuning_job_pb2.FineTuningJob = await _unfailed(
-        create, ["job", stage.call.project, dataset.digest, base.digest, RECIPE]
+        create, ["job", stage.call.project, dataset.digest, base.digest, RECIPE, suite.digest]
     )
     return created
 
@@ -191,7 +197,7 @@ async def train(stage: Stage, job: fine_tuning_job_pb2.FineTuningJob) -> fine_tu
     with stage.phase("train", f"{recipe}; then prove the adapter on its server") as act:
         act.is_reused = state_of(job) == "SUCCEEDED"
         if not act.is_reused:
-            job = await watch_job(stage.out, service, job.name)
+            job = await watch_job(stage.out, service, job.name, to_verdict=False)
         if state_of(job) != "SUCCEEDED":
             logs = stage.home.processes("trainer") / f"{last(job.name)}-{job.attempt}" / "output.log"
             what = f"{last(job.name)} is {state_of(job)}: {job.error.message or 'nobody says why'} The worker's words: {logs}"
@@ -216,11 +222,54 @@ async def make_suite(stage: Stage, dataset: dataset_pb2.Dataset) -> suite_pb2.Su
     return created
 
 
-async def evaluate(stage: Stage, suite: suite_pb2.Suite, job: fine_tuning_job_pb2.FineTuningJob) -> evaluation_pb2.Evaluation:
-    """Ask the base, and the model in place if there is one, in every way and the tuned model plainly: the same held-out rows."""
+async def evaluate(
+    stage: Stage, suite: suite_pb2.Suite, job: fine_tuning_job_pb2.FineTuningJob
+) -> tuple[fine_tuning_job_pb2.FineTuningJob, evaluation_pb2.Evaluation]:
+    """Follow the evaluation that the job ends with: the base in every way, the tuned model plainly, the same held-out rows."""
+    service = evaluations.client(stage.call)
+    with stage.phase("evaluate", f"base and fine-tuned model on the held-out reviews, {len(PROMPTS)} ways to ask") as act:
+        act.is_reused = not job.awaits_verdict
+        job = await watch_verdict(stage, job)
+        champion = (await _endpoint(stage)).model
+        if job.HasField("verdict") and champion in ("", job.model):
+            request = evaluation_pb2.GetEvaluationRequest(name=job.evaluation)
+            evaluation: evaluation_pb2.Evaluation = await service.GetEvaluation(request)
+        else:
+            evaluation = await evaluate_again(stage, suite, job, champion)
+            act.is_reused = act.is_reused and state_of(evaluation) == "SUCCEEDED"
+        if not evaluation.HasField("end_time"):
+            evaluation = await watch_evaluation(stage.out, service, evaluation.name)
+        if state_of(evaluation) != "SUCCEEDED":
+            what = f"{last(evaluation.name)} is {state_of(evaluation)}: {evaluation.error.message}"
+            raise AfinaError(what, reason="EVALUATION_FAILED")
+        act.duration_s = demo_report.seconds_between(evaluation.create_time, evaluation.end_time)
+        act.note = f"{evaluation.question_count} questions" + (f", {answer_of(job)}" if answer_of(job) else "")
+    return job, evaluation
+
+
+async def watch_verdict(stage: Stage, job: fine_tuning_job_pb2.FineTuningJob) -> fine_tuning_job_pb2.FineTuningJob:
+    """Show the evaluation as soon as the job has begun it, then await the job's verdict."""
+    service = jobs.client(stage.call)
+
+    def opened(after: int) -> Any:
+        return service.WatchFineTuningJob(fine_tuning_job_pb2.WatchFineTuningJobRequest(name=job.name, after_sequence=after))
+
+    async for response in again(stage.out, opened):
+        job = response.fine_tuning_job
+        if job.evaluation or not job.awaits_verdict:
+            break
+    if job.awaits_verdict:
+        await watch_evaluation(stage.out, evaluations.client(stage.call), job.evaluation)
+        job = await watch_job(stage.out, service, job.name)
+    return job
+
+
+async def evaluate_again(
+    stage: Stage, suite: suite_pb2.Suite, job: fine_tuning_job_pb2.FineTuningJob, champion: str
+) -> evaluation_pb2.Evaluation:
+    """Begin, or find, an evaluation where the job's own does not do: it has failed, or another model is in place."""
     base = await models.find(stage.call, BASE)
     asked = {base.name: [], job.model: [PLAIN]}
-    champion = (await _endpoint(stage)).model
     if champion and champion not in asked:
         asked[champion] = []
     subjects = [evaluation_pb2.Subject(model=model, prompts=prompts) for model, prompts in asked.items()]
@@ -231,17 +280,8 @@ async def evaluate(stage: Stage, suite: suite_pb2.Suite, job: fine_tuning_job_pb
         request = evaluation_pb2.CreateEvaluationRequest(parent=stage.call.parent, evaluation=wanted, request_id=request_id)
         return await service.CreateEvaluation(request)
 
-    with stage.phase("evaluate", f"base and fine-tuned model on the held-out reviews, {len(PROMPTS)} ways to ask") as act:
-        evaluation: evaluation_pb2.Evaluation = await _unfailed(create, ["evaluation", stage.call.project, suite.digest, asked])
-        act.is_reused = state_of(evaluation) == "SUCCEEDED"
-        if not act.is_reused:
-            evaluation = await watch_evaluation(stage.out, service, evaluation.name)
-        if state_of(evaluation) != "SUCCEEDED":
-            what = f"{last(evaluation.name)} is {state_of(evaluation)}: {evaluation.error.message}"
-            raise AfinaError(what, reason="EVALUATION_FAILED")
-        act.duration_s = demo_report.seconds_between(evaluation.create_time, evaluation.end_time)
-        act.note = f"{evaluation.question_count} questions"
-    return evaluation
+    begun: evaluation_pb2.Evaluation = await _unfailed(create, ["evaluation", stage.call.project, suite.digest, asked])
+    return begun
 
 
 async def promote(

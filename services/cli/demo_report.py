@@ -12,6 +12,7 @@ from services.cli.call import last
 from services.cli.output import document, size
 from services.cli.report import MAJORITY, Comparison, Example, Report, ScoredPrompt
 from services.cli.stage import Stage
+from services.cli.verdicts import verdict_of
 from services.common.backends import choose
 from services.common.ports.manifest import Manifest
 
@@ -131,6 +132,7 @@ def _facts(stage: Stage, outcome: Outcome, manifest: Manifest) -> dict[str, str]
         "recipe": ", ".join(f"{key} {_plain(value)}" for key, value in recipe.items()),
         "training": learned,
         "training phases": ", ".join(f"{key.removesuffix('_s')} {value:.1f} s" for key, value in data.get("phases", {}).items()),
+        "verdict": verdict_of(job) or "none",
         "evaluation": f"{outcome.evaluation.name} · {outcome.evaluation.suite}",
         "environment": ", ".join(f"{key} {value}" for key, value in data.get("environment", {}).items()),
         "machine": f"{os.cpu_count()} CPU cores",

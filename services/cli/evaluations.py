@@ -116,6 +116,7 @@ def show(call: Call, evaluation: pb.Evaluation, *, in_full: bool = False) -> Non
             "error": evaluation.error.message,
             "suite": evaluation.suite,
             "models": ", ".join(subject.model for subject in evaluation.subjects),
+            "seen before": "\n".join(f"{last(one.model)}: {one.message}" for one in evaluation.held_out),
             "answered": f"{evaluation.answered_count} of {evaluation.question_count}",
             "created": age(evaluation.create_time),
         },

@@ -9,6 +9,7 @@ from afina.v1 import fine_tuning_job_pb2_grpc
 
 from services.cli.call import Call, every, last, verb
 from services.cli.output import age, document, print_json, short
+from services.cli.verdicts import answer_of, verdict_of
 from services.cli.watching import state_of, watch_job
 from services.common.transport.grpc_client import Client
 
@@ -54,6 +55,9 @@ def _recipe_options(function: Any) -> Any:
 @click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default=None, help="How the rate falls.")
 @click.option("--request-id", default=lambda: str(uuid.uuid4()), help="Calls with the same one create once; a new one each time.")
 @click.option("--watch", "wants_watch", is_flag=True, help="Stay and show the progress.")
+@click.option("--evaluate/--no-evaluate", default=True, help="Compare the model with its base at the end.", show_default=True)
+@click.option("--suite", default="", help="What is asked then; the dataset's default suite.")
+@click.option("--candidate-prompt", "candidate_prompts", multiple=True, help="Of that suite, how the model is asked; repeatable.")
 @_recipe_options
 async def create(
     call: Call,
@@ -65,6 +69,9 @@ async def create(
     schedule: str | None,
     request_id: str,
     wants_watch: bool,
+    evaluate: bool,
+    suite: str,
+    candidate_prompts: tuple[str, ...],
     **asked: Any,
 ) -> int:
     """Start a job. What the recipe leaves out is chosen, and an event says how."""
@@ -79,6 +86,11 @@ async def create(
         training_file=call.name("files", training_file) if training_file else "",
         recipe=recipe,
         suffix=suffix,
+        evaluation_settings=pb.JobEvaluation(
+            is_disabled=not evaluate,
+            suite=call.name("suites", suite) if suite else "",
+            candidate_prompts=candidate_prompts,
+        ),
     )
     jobs = client(call)
     request = pb.CreateFineTuningJobRequest(parent=call.parent, fine_tuning_job=job, request_id=request_id)
@@ -101,6 +113,7 @@ async def list_(call: Call) -> None:
         "step": lambda j: f"{j.progress.step}/{j.progress.total_steps}" if j.progress.total_steps else "",
         "loss": lambda j: f"{j.progress.train_loss:.3f}" if j.progress.step else "",
         "model": lambda j: j.fine_tuned_model,
+        "verdict": lambda j: answer_of(j) or ("to come" if j.awaits_verdict else ""),
         "created": lambda j: age(j.create_time),
     }
     call.show_list(found, columns, "There are no jobs yet; start one with `afina jobs create`.")
@@ -132,7 +145,10 @@ async def events(call: Call, job: str, steps: bool) -> None:
 @verb(group, "watch")
 @click.argument("job")
 async def watch(call: Call, job: str) -> int:
-    """Show a job's progress until it has ended; exit code 1 if it did not succeed. Ctrl-C stops the watching only."""
+    """Show a job's progress until it has ended, and the verdict on its model stands where there will be one.
+
+    Exit code 1 if the job did not succeed. Ctrl-C stops the watching only.
+    """
     return await _watch(call, client(call), call.name("fineTuningJobs", job))
 
 
@@ -195,6 +211,8 @@ def show(call: Call, job: pb.FineTuningJob) -> None:
             "validation loss": _validation_loss(job),
             "attempts": job.attempt or "",
             "model": job.fine_tuned_model or job.model,
+            "verdict": verdict_of(job) or ("to come: it is compared with its base" if job.awaits_verdict else ""),
+            "evaluation": job.evaluation,
             "checkpoints": ", ".join(checkpoint.public_id for checkpoint in job.checkpoints),
             "metrics": ", ".join(job.result_files),
             "created": age(job.create_time),

@@ -16,6 +16,7 @@ from services.cli.download import download
 from services.cli.failure import is_away
 from services.cli.output import age, short, size
 from services.cli.sources import SourceFile
+from services.cli.verdicts import answer_of, verdict_of
 from services.cli.watching import state_of
 from services.common.backends import choose
 from services.common.errors import InvalidInput, Unavailable
@@ -81,6 +82,7 @@ async def list_(call: Call) -> None:
         "aliases": lambda m: ", ".join(names[m.name].aliases) if m.name in names else "",
         "kind": lambda m: short(model_pb2.Model.Kind.Name(m.kind)).lower(),
         "state": state_of,
+        "verdict": answer_of,
         "size": lambda m: size(m.size_bytes),
         "digest": lambda m: m.digest[:12],
         "made": lambda m: age(m.create_time),
@@ -140,6 +142,16 @@ async def create(call: Call, manifest_key: str, suffix: str) -> None:
 async def get(call: Call, model: str) -> None:
     """Show one model, by public id, alias or resource name."""
     show(call, await find(call, model))
+
+
+@verb(group, "judge")
+@click.argument("model")
+@click.argument("evaluation")
+async def judge(call: Call, model: str, evaluation: str) -> None:
+    """Keep on MODEL the verdict of a finished EVALUATION of it and its base. It promotes nothing."""
+    found = await find(call, model)
+    request = model_pb2.JudgeModelRequest(name=found.name, evaluation=call.name("evaluations", evaluation))
+    show(call, await client(call).JudgeModel(request))
 
 
 @verb(group, "serve")
@@ -246,6 +258,8 @@ def show(call: Call, model: model_pb2.Model, more: dict[str, object] | None = No
             "digest": model.digest,
             "size": size(model.size_bytes),
             "proof": told,
+            "verdict": verdict_of(model),
+            "evidence": model.verdict.evaluation,
             "made": age(model.create_time),
             **(more or {}),
         },

@@ -57,6 +57,7 @@ def _json(field: FieldDescriptor, value: Any) -> Any:
 
 ENUM_PREFIXES = (
     "STATE_", "KIND_", "METHOD_", "SCHEDULE_", "LEVEL_", "SERVING_", "CHOICE_", "PART_", "INTERVAL_", "TEST_", "TOKENIZER_",
+    "ANSWER_", "FINDING_",
 )  # fmt: skip
 
 

@@ -103,6 +103,7 @@ def group() -> None:
 )
 @click.option("--label", "labels", multiple=True, help="A possible answer; those of the dataset unless given. Repeatable.")
 @click.option("--max-tokens", type=int, default=0, help="Longest answer in tokens; 32.")
+@click.option("--max-items", type=int, default=0, help="Ask at most so many of the rows; all.")
 async def create(
     call: Call,
     suite_id: str,
@@ -114,6 +115,7 @@ async def create(
     criteria: tuple[pb.Criterion, ...],
     labels: tuple[str, ...],
     max_tokens: int,
+    max_items: int,
 ) -> None:
     """Create a suite; the same id with the same content is the same suite."""
     by_id = {prompt.id: prompt for prompt in prompts}
@@ -131,6 +133,7 @@ async def create(
         criteria=criteria,
         labels=labels,
         max_tokens=max_tokens,
+        max_items=max_items,
     )
     request = pb.CreateSuiteRequest(parent=call.parent, suite=suite, suite_id=suite_id)
     show(call, await client(call).CreateSuite(request))
@@ -175,6 +178,7 @@ def show(call: Call, suite: pb.Suite) -> None:
             "criteria": ", ".join(_words(criterion) for criterion in suite.criteria),
             "labels": ", ".join(suite.labels),
             "max tokens": suite.max_tokens,
+            "max items": suite.max_items or "",
             "digest": suite.digest,
             "made": age(suite.create_time),
         },

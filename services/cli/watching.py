@@ -20,6 +20,7 @@ MAX_AWAY_S = 60.0  # jobs go on while their program is away, so it is waited for
 LOOK_S = 1.0
 JOB_ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 WIDE = 110  # columns from which on there is room for all the numbers
+TOLD_EVENTS = ("EVALUATION_STARTED", "VERDICT", "NOT_EVALUATED")
 LINES = 10  # that a program without a terminal gets of a training run
 
 
@@ -28,8 +29,11 @@ def state_of(message: Any) -> str:
     return short(type(message).State.Name(message.state))
 
 
-async def watch_job(out: Console, jobs: Client, name: str) -> fine_tuning_job_pb2.FineTuningJob:
-    """Show a job until it has ended, and return it. Raises: NotFound, Unavailable."""
+async def watch_job(out: Console, jobs: Client, name: str, *, to_verdict: bool = True) -> fine_tuning_job_pb2.FineTuningJob:
+    """Show a job until it has ended, and where its model is compared with its base until the verdict stands; return it.
+
+    Raises: NotFound, Unavailable.
+    """
     job: fine_tuning_job_pb2.FineTuningJob | None = None
     with _progress(out) as bars:
         view = _JobView(out, bars)
@@ -40,8 +44,10 @@ async def watch_job(out: Console, jobs: Client, name: str) -> fine_tuning_job_pb
         async for response in responses:
             job = response.fine_tuning_job
             view.show(job, response.events)
-            if state_of(job) in JOB_ENDED:
+            if state_of(job) in JOB_ENDED and not (job.awaits_verdict and to_verdict):
                 break
+            if state_of(job) in JOB_ENDED:
+                view.say_usable(job)
     if job is None:
         raise Unavailable(f"Nothing was told about {name}; ask again.")
     return job
@@ -140,17 +146,27 @@ class _JobView:
         self._out, self._bars = out, bars
         self._task: TaskID = bars.add_task("waiting", total=None, told="")
         self._state, self._tenth = "", 0
+        self._is_usable_told = False
+
+    def say_usable(self, job: fine_tuning_job_pb2.FineTuningJob) -> None:
+        """Say, once, that nothing more has to be waited for."""
+        if not self._is_usable_told:
+            told = (
+                f"The model answers as {job.fine_tuned_model}. It is compared with its base now; Ctrl-C ends the watching only."
+            )
+            self._out.print(f"  {told}", markup=False, soft_wrap=True)
+        self._is_usable_told = True
 
     def show(self, job: fine_tuning_job_pb2.FineTuningJob, events: Any) -> None:
         """Take in what is new."""
         state, progress = state_of(job), job.progress
         for event in events:
-            if event.level > 1:  # a warning or an error; expected progress is in the bar
-                self._out.print(f"  {event.message}", style="yellow", markup=False)
+            if event.level > 1 or event.type in TOLD_EVENTS:  # a warning or an error; expected progress is in the bar
+                self._out.print(f"  {event.message}", style="yellow" if event.level > 1 else "", markup=False, soft_wrap=True)
         told = _told(progress, self._out.width >= WIDE) if progress.total_steps else ""
         self._bars.update(
             self._task,
-            description=state.lower(),
+            description="comparing" if job.awaits_verdict else state.lower(),
             total=progress.total_steps or None,
             completed=progress.step,
             told=told,

@@ -5,7 +5,8 @@ that comes in parts is an Upload until then (`upload`, `uploading`, `upload_rpc`
 CANCELLED or EXPIRED; a loop deletes the parts of those that have ended.
 The road of an upload: `rpc` → `use_cases` → `version`, which reads `records` (how they are strung together: `containers`,
 `objects`; what is no record at all, as a zip: `foreign`; one JSON text: `json_text`; what its fields mean: `shapes`, `chats`),
-counts and divides them (`division`, `near_rows`), and writes the parts.
+counts and divides them (`division`, `near_rows`), and writes the parts. `comparison` finds the test rows of one dataset that
+train or validate in others, by the same rule as divides them; what was found is kept.
 
 How it fails: what is wrong with a file is answered with every violation at once, and the whole list is a File that can
 be downloaded. A full disk or an absent store is Unavailable, and nothing half-written stays. Finalising is safe to

@@ -77,8 +77,10 @@ class Peers:
         for _ in range(MAX_CHAIN):
             model = await self._models.GetModel(model_pb2.GetModelRequest(name=name))
             provenance = json_format.MessageToDict(model.provenance)
-            told = [provenance.get("dataset", {}), *provenance.get("datasets", [])]
-            found |= {one["digest"]: {"name": one["name"], "digest": one["digest"]} for one in told if one}
+            told = [one for one in (provenance.get("dataset"), *_listed(provenance.get("datasets"))) if one]
+            if not all(isinstance(one, dict) and one.get("name") and one.get("digest") for one in told):
+                return []  # whoever wrote it meant something else, and what it was nobody knows
+            found |= {str(one["digest"]): {"name": str(one["name"]), "digest": str(one["digest"])} for one in told}
             if not model.base:
                 break
             name = model.base
@@ -104,6 +106,10 @@ class Peers:
         """Close the connections."""
         for client in (self._datasets, self._models, self._keys):
             await client.close()
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _part(part: Any) -> Part:

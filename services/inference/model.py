@@ -16,8 +16,8 @@ ID_DIGITS = 24
 SUFFIX = re.compile(r"[a-z0-9-]{0,64}")
 CHECKPOINT = re.compile(r"ckpt-step-[1-9][0-9]{0,9}")
 PROVENANCE_KEYS = (
-    "job", "attempt", "base", "dataset", "recipe", "best_step", "steps", "trained_tokens", "phases", "peak_memory_bytes",
-    "environment", "source",
+    "job", "attempt", "base", "dataset", "datasets", "recipe", "best_step", "steps", "trained_tokens", "phases",
+    "peak_memory_bytes", "environment", "source",
 )  # fmt: skip
 
 

@@ -39,6 +39,24 @@ def test_the_tuned_model_beats_every_way_of_prompting_its_base_significantly(dem
     assert comparison["effect_low"] > 0
 
 
+def test_the_job_ends_with_a_verdict_on_its_model_from_rows_that_it_has_not_seen(demo: Demo) -> None:
+    (job,) = json.loads(demo.afina("jobs", "list", "--json"))
+    assert (job["state"], job["awaits_verdict"], job["verdict"]["answer"]) == ("SUCCEEDED", False, "BETTER")
+    model = json.loads(demo.afina("models", "get", job["model"], "--json"))
+    assert model["verdict"] == job["verdict"]
+    events = {
+        event["type"]: event for event in json.loads(demo.afina("jobs", "events", job["name"].rpartition("/")[2], "--json"))
+    }
+    assert events["VERDICT"]["data"]["evaluation"] == job["evaluation"] == model["verdict"]["evaluation"]
+    assert events["VERDICT"]["sequence"] > events["EVALUATION_STARTED"]["sequence"] > 0
+    evaluation = json.loads(demo.afina("evaluations", "get", job["evaluation"].rpartition("/")[2], "--json"))
+    found = {one["model"]: one["finding"] for one in evaluation["held_out"]}
+    assert found == {job["model"]: "SAME_SPLIT", model["base"]: "UNKNOWN"}
+    promoted = json.loads(demo.afina("endpoints", "get", "reviews", "--json"))
+    assert promoted["promotions"][-1]["evaluation"] == job["evaluation"]
+    assert "BETTER" in (demo.home / "report.html").read_text()
+
+
 def test_the_report_stands_alone_and_shows_every_baseline(demo: Demo) -> None:
     report = (demo.home / "report.html").read_text()
     for word in ("zero-shot", "few-shot", "label-scored", "majority", "curl", "openai", "<svg"):

@@ -44,7 +44,7 @@ from services.dataset.rpc import DatasetRpc, FileRpc
 from services.dataset.use_cases import Library
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.use_cases import Keys
-from tests.builders import SERVICE_TOKEN, free_port, serving
+from tests.builders import SERVICE_TOKEN, eventually, free_port, serving
 
 BASE = "models/base"
 TUNED = "projects/default/models/tuned"
@@ -113,6 +113,10 @@ class Jobs(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
     async def WatchFineTuningJob(self, request: Any, context: Any) -> AsyncIterator[Any]:
         job = self.world.job(request.name)
         self.world.watch_sequences.append(request.after_sequence)
+        if job.evaluation:
+            self.world.judge(job)
+            yield fine_tuning_job_pb2.WatchFineTuningJobResponse(fine_tuning_job=job)
+            return
         yield fine_tuning_job_pb2.WatchFineTuningJobResponse(
             fine_tuning_job=job, events=[self._event(2, 40, "STEP", "step 1 of 4", {"step": 1})]
         )
@@ -126,7 +130,11 @@ class Jobs(fine_tuning_job_pb2_grpc.FineTuningJobServiceServicer):
         if self.world.job_end == "FAILED":
             job.error.CopyFrom(wire.error_status({"reason": "LOSS_NOT_FINITE", "message": "The loss is NaN."}))
         self.world.publish(job)
+        self.world.begin_evaluation(job)
         yield fine_tuning_job_pb2.WatchFineTuningJobResponse(fine_tuning_job=job)
+        if job.awaits_verdict:
+            await eventually(lambda: self.world.judge(job), timeout_s=60)
+            yield fine_tuning_job_pb2.WatchFineTuningJobResponse(fine_tuning_job=job)
 
     def _event(self, sequence: int, second: int, type_: str, message: str, data: Mapping[str, Any]) -> resources_pb2.Event:
         return resources_pb2.Event(
@@ -249,6 +257,9 @@ class Models(model_pb2_grpc.ModelServiceServicer):
         name = TUNED if request.name == TUNED else BASE
         return model_pb2.Model(name=name, public_id=request.name, digest="b" * 64, kind="KIND_BASE", state="STATE_ACTIVE")
 
+    async def JudgeModel(self, request: Any, context: Any) -> Any:
+        return model_pb2.Model(name=request.name, kind="KIND_ADAPTER", verdict=_verdict(request.evaluation))
+
     async def ListModels(self, request: Any, context: Any) -> Any:
         return model_pb2.ListModelsResponse(models=[model_pb2.Model(name=BASE, public_id="base", state="STATE_ACTIVE")])
 
@@ -313,6 +324,29 @@ class World:
         if self.create_breaks:
             self.create_breaks -= 1
             raise Unavailable("The program restarts.")
+
+    def begin_evaluation(self, job: Any) -> None:
+        """Have the model of a job that succeeded compared with its base, where a suite was named."""
+        if self.job_end != "SUCCEEDED" or not job.evaluation_settings.suite:
+            return
+        evaluation = evaluation_pb2.Evaluation(
+            name=f"projects/default/evaluations/eval-{len(self.evaluations) + 1}",
+            suite=job.evaluation_settings.suite,
+            subjects=[evaluation_pb2.Subject(model=BASE), evaluation_pb2.Subject(model=TUNED, prompts=["zero-shot"])],
+            state="STATE_PENDING",
+            question_count=500,
+            create_time=at(200),
+        )
+        self.evaluations[f"verdict-{job.name}"] = evaluation
+        job.evaluation, job.awaits_verdict = evaluation.name, True
+
+    def judge(self, job: Any) -> bool:
+        """Keep the verdict once the job's evaluation has ended; whether it stands."""
+        evaluation = self.evaluations[f"verdict-{job.name}"]
+        if job.awaits_verdict and evaluation.HasField("end_time"):
+            job.verdict.CopyFrom(_verdict(evaluation.name))
+            job.awaits_verdict = False
+        return not job.awaits_verdict
 
     def publish(self, job: Any) -> None:
         """Leave what a worker leaves."""
@@ -393,6 +427,10 @@ async def _chat(world: World) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         await runner.cleanup()
+
+
+def _verdict(evaluation: str) -> model_pb2.Verdict:
+    return model_pb2.Verdict(answer="ANSWER_BETTER", sentence="Better: p = 0.0022.", evaluation=evaluation, item_count=100)
 
 
 def _score(model: str, prompt: str, right: int) -> evaluation_pb2.Score:

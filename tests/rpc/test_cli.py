@@ -11,8 +11,8 @@ from afina.v1 import endpoint_pb2
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import afina
-from tests.builders import chat, free_port, jsonl
-from tests.rpc.scripted_programs import BASE, TUNED, World, scripted_programs
+from tests.builders import chat, eventually, free_port, jsonl
+from tests.rpc.scripted_programs import BASE, TUNED, World, at, scripted_programs
 
 REVIEWS = [chat(f"Classify.\n\nreview {n}", ("positive", "neutral", "negative")[n % 3]) for n in range(120)]
 
@@ -145,6 +145,26 @@ async def test_a_watch_that_breaks_is_taken_up_after_the_last_event(world: World
     assert world.watch_sequences == [0, 2]
 
 
+async def test_watching_a_job_shows_the_verdict_on_its_model_and_so_do_lists(world: World) -> None:
+    await run(world, "jobs", "create", "--base-model", "base", "--dataset", "ds-1", "--suite", "mine", "--candidate-prompt", "a")
+    settings = world.job("projects/default/fineTuningJobs/ftjob-1").evaluation_settings
+    assert (settings.suite, list(settings.candidate_prompts)) == ("projects/default/suites/mine", ["a"])
+    watching = asyncio.create_task(run(world, "jobs", "watch", "ftjob-1"))
+    (evaluation,) = await eventually(lambda: list(world.evaluations.values()), timeout_s=30)
+    evaluation.end_time.CopyFrom(at(260))
+    result = await watching
+    assert result.exit_code == 0, result.output
+    assert "The model answers as ft:base:default:reviews:tuned. It is compared with its base now; Ctrl-C" in result.stdout
+    for words in ("jobs get ftjob-1", "jobs list", f"models judge {TUNED} eval-1"):
+        assert "BETTER" in (await run(world, *words.split())).stdout
+    assert (await run_json(world, "jobs", "get", "ftjob-1"))["verdict"]["answer"] == "BETTER"
+
+
+async def test_a_job_is_created_without_a_comparison_where_that_is_asked(world: World) -> None:
+    created = await run_json(world, "jobs", "create", "--base-model", "base", "--dataset", "ds-1", "--no-evaluate")
+    assert created["evaluation_settings"]["is_disabled"] is True
+
+
 async def test_watching_a_job_that_fails_is_exit_code_1_with_the_reason(world: World) -> None:
     world.job_end = "FAILED"
     result = await run(world, "jobs", "create", "--base-model", "base", "--dataset", "ds-1", "--watch")
@@ -253,6 +273,7 @@ async def test_the_demo_ends_with_a_report_and_a_second_one_reuses_everything(wo
     for words in ("80.0% of 100 held-out reviews right", "base, few-shot", "majority class", "p = 0.0022", "curl http"):
         assert words in first.stdout
     page = (home / "report.html").read_text()
+    assert "BETTER: Better: p = 0.0022." in page
     assert "afina-secret" not in page + first.stdout
     assert [body["model"] for body in world.asked] == ["reviews"] * 3
     second = await run_json(world, "demo")
@@ -283,7 +304,8 @@ async def test_a_demo_asks_the_model_that_is_in_place_in_every_way_too(world: Wo
     world.endpoints[name] = endpoint_pb2.Endpoint(name=name, model=champion)
     result = await run(world, "demo")
     assert result.exit_code == 0, result.output
-    [evaluation] = world.evaluations.values()
+    of_job, evaluation = world.evaluations.values()
+    assert [subject.model for subject in of_job.subjects] == [BASE, TUNED]
     asked = {subject.model: list(subject.prompts) for subject in evaluation.subjects}
     assert asked == {BASE: [], TUNED: ["zero-shot"], champion: []}
 

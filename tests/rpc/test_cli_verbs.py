@@ -58,6 +58,7 @@ USES = {
     "models import": "{base} --id tiny",
     "models list": "",
     "models get": "base",
+    "models judge": f"{TUNED} eval-1",
     "models serve": "base",
     "models prove": "",
     "models download": "",

@@ -78,6 +78,12 @@ async def test_a_dataset_that_is_not_here_leaves_it_unknown(world: World) -> Non
     assert (found.finding, "There is no" in found.message) == (pb.HeldOut.FINDING_UNKNOWN, True)
 
 
+@pytest.mark.parametrize("told", [{"dataset": "ds-1"}, {"datasets": [OWN, {"digest": "d" * 64}]}, {"datasets": "all of it"}])
+async def test_an_origin_that_nobody_can_read_leaves_it_unknown(world: World, told: dict[str, Any]) -> None:
+    world.models.models["tuned"].provenance.CopyFrom(wire.struct(told))
+    assert (await findings(world))[TUNED].finding == pb.HeldOut.FINDING_UNKNOWN
+
+
 async def test_a_comparison_that_takes_its_time_is_waited_for_before_anything_is_asked(world: World) -> None:
     trained_on(world.models.models["tuned"], STRANGE)
     world.datasets.is_comparing = True

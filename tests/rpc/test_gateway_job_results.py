@@ -86,3 +86,20 @@ async def test_a_job_can_be_paused_and_resumed(world: World) -> None:
 async def _state_is(world: World, job_id: str, state: str) -> bool:
     record = await world.trainer.database.get(KIND, f"projects/default/fineTuningJobs/{job_id}")
     return bool(record.document["state"] == state)
+
+
+async def test_a_job_has_succeeded_before_its_model_is_compared_and_who_wants_no_comparison_says_so(world: World) -> None:
+    jobs, file = world.client.fine_tuning.jobs, await world.upload()
+    for wanted, status in (({}, "in_progress"), ({"evaluation": "auto"}, "in_progress"), ({"evaluation": "none"}, None)):
+        job = await jobs.create(training_file=file, model="tiny", extra_body=wanted)
+        model = f"projects/default/models/m{len(world.inference.models)}"
+        world.inference.replicas[model] = [world.upstream.replica(ADAPTER)]
+        await world.train(job.id)
+        done = await world.status(job.id, "succeeded")  # the evaluator is away
+        assert done.fine_tuned_model
+        told = (done.model_extra or {})["evaluation"]
+        assert (told["status"] if told else None) == status
+    for wrong in ("Not an id!", 7, ["a"]):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await jobs.create(training_file=file, model="tiny", extra_body={"evaluation": wrong})
+        assert caught.value.param == "evaluation"

@@ -33,6 +33,7 @@ _PARAMS = {
     "fine_tuning_job.validation_file": "validation_file",
     "fine_tuning_job.suffix": "suffix",
     "fine_tuning_job.metadata": "metadata",
+    "fine_tuning_job.evaluation_settings.suite": "evaluation",
     "recipe.epochs": "hyperparameters.n_epochs",
     "recipe.batch_size": "hyperparameters.batch_size",
     "recipe.learning_rate_multiplier": "hyperparameters.learning_rate_multiplier",
@@ -154,6 +155,9 @@ def _in_openai_words(error: AfinaError, asked: pb.FineTuningJob) -> AfinaError:
             if file and (file == error.metadata.get("name") or file in error.message):
                 message = f"No such File object: {last(file)}"
                 return NotFound(message, reason="FILE_NOT_FOUND", metadata={"param": param})
+        suite = asked.evaluation_settings.suite
+        if suite and suite in error.message:
+            return NotFound(f"No such suite: {last(suite)}", reason="SUITE_NOT_FOUND", metadata={"param": "evaluation"})
         return model_not_found(asked.base_model)
     error.metadata.setdefault("param", _PARAMS.get(error.violations[0].field, "") if error.violations else "")
     error.message = re.sub(r"\bepochs is\b", "n_epochs is", error.message)

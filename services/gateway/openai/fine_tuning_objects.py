@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from afina.v1 import fine_tuning_job_pb2 as pb
-from afina.v1 import resources_pb2
+from afina.v1 import model_pb2, resources_pb2
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
@@ -55,7 +55,23 @@ def job_of(job: pb.FineTuningJob, now: Callable[[], float] = time.time) -> dict[
         "metadata": dict(job.metadata),
         "integrations": [],
         "error": error,
+        "evaluation": _evaluation(job),
         "organization_id": project_of(job.name),
+    }
+
+
+def _evaluation(job: pb.FineTuningJob) -> dict[str, Any] | None:
+    """Return how the model does beside its base, which OpenAI's jobs do not tell; None where nothing is compared."""
+    if not job.evaluation and not job.awaits_verdict:
+        return None
+    verdict = job.verdict if job.HasField("verdict") else None
+    answer = model_pb2.Verdict.Answer.Name(verdict.answer).removeprefix("ANSWER_").lower() if verdict else None
+    status = "completed" if verdict else "in_progress" if job.awaits_verdict else "failed"
+    return {
+        "id": last(job.evaluation) if job.evaluation else None,
+        "status": status,
+        "verdict": answer,
+        "reason": verdict.sentence if verdict else None,
     }
 
 

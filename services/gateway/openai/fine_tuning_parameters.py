@@ -12,6 +12,7 @@ from services.gateway.routing import model_not_found
 
 _KNOWN = frozenset((
     "model", "training_file", "hyperparameters", "method", "suffix", "seed", "metadata", "validation_file", "integrations",
+    "evaluation",
 ))  # fmt: skip
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SUFFIX = re.compile(r"[a-z0-9-]{1,64}")
@@ -42,6 +43,7 @@ def asked_job(body: Mapping[str, Any], project: str) -> pb.FineTuningJob:
         recipe=_recipe(given),
         suffix=_suffix(given),
         metadata=_metadata(given),
+        evaluation_settings=_evaluation(given, project),
     )
 
 
@@ -73,6 +75,18 @@ def _metadata(given: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise invalid("metadata", "Invalid 'metadata': expected an object whose values are strings.", "INVALID_TYPE")
     return metadata
+
+
+def _evaluation(given: Mapping[str, Any], project: str) -> pb.JobEvaluation | None:
+    """Return how base and candidate are compared at the end: a field of Afina's own, which a client sends as extra_body."""
+    asked = given.get("evaluation", "auto")
+    if asked == "auto":
+        return None
+    if asked == "none":
+        return pb.JobEvaluation(is_disabled=True)
+    if not isinstance(asked, str) or not _ID.fullmatch(asked):
+        raise invalid("evaluation", f"Invalid 'evaluation': {asked!r:.80}; write 'auto', 'none', or the id of a suite.")
+    return pb.JobEvaluation(suite=f"projects/{project}/suites/{asked}")
 
 
 def _recipe(given: Mapping[str, Any]) -> pb.Recipe:

@@ -133,6 +133,7 @@ JSON_BODIES: dict[str, Schema] = {
             "seed": _whole(0, 2**31 - 1),
             "metadata": _METADATA,
             "integrations": {"type": "array", "maxItems": 0},
+            "evaluation": {"enum": ["auto", "none"]},
         },
     ),
 }  # fmt: skip

@@ -86,7 +86,7 @@ _OBJECTS: dict[str, dict[str, Schema]] = {
         "validation_file": _TEXT_OR_NULL, "result_files": _array(_TEXT), "trained_tokens": _WHOLE_OR_NULL,
         "status": {"enum": ["validating_files", "queued", "running", "succeeded", "failed", "cancelled", "paused"]},
         "hyperparameters": _ANY_OBJECT, "method": _ANY_OBJECT, "seed": _WHOLE, "metadata": _ANY_OBJECT, "error": _OBJECT_OR_NULL,
-        "organization_id": _TEXT,
+        "organization_id": _TEXT, "evaluation": _OBJECT_OR_NULL,
     },
     "Event": {
         "id": _TEXT, "object": {"const": "fine_tuning.job.event"}, "created_at": _WHOLE, "message": _TEXT,

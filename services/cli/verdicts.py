@@ -1,0 +1,17 @@
+"""The verdict on a model in a person's words, as jobs and models show it."""
+
+from typing import Any
+
+from afina.v1 import model_pb2
+
+from services.cli.output import short
+
+
+def answer_of(holder: Any) -> str:
+    """Return the verdict's word of a job or a model; empty where there is none."""
+    return short(model_pb2.Verdict.Answer.Name(holder.verdict.answer)) if holder.HasField("verdict") else ""
+
+
+def verdict_of(holder: Any) -> str:
+    """Return the verdict with its reason, of a job or a model; empty where there is none."""
+    return f"{answer_of(holder)}: {holder.verdict.sentence}" if holder.HasField("verdict") else ""
