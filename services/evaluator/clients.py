@@ -12,7 +12,7 @@ from services.common.transport.grpc_client import Client
 from services.evaluator.evaluation import Subject
 from services.evaluator.suite import Part, Questions
 
-KEY_TTL_S = 6 * 3600
+KEY_TTL_S = 30 * 86400  # an attempt may wait in the queue for days; its key is revoked when it has ended
 DELETE_TIMEOUT_S = 5.0  # several fit into a lease
 
 
@@ -60,7 +60,7 @@ class Peers:
         )
 
     async def create_key(self, project: str, display_name: str) -> Key:
-        """Issue a key that may only ask models, for some hours. Raises: Unavailable."""
+        """Issue a key that may only ask models, for longer than any attempt waits and asks. Raises: Unavailable."""
         request = api_key_pb2.CreateApiKeyRequest(
             parent=f"projects/{project}",
             display_name=display_name,

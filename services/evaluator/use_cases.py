@@ -164,8 +164,9 @@ async def report_progress(
     evaluator: Evaluator, name: str, attempt: int, token: str, first_number: int, events: Sequence[NewEvent]
 ) -> bool:
     """Record a worker's events, each once, and say whether it should stop. Raises: NotFound, Unauthenticated."""
+    parse(evaluation.NAME, name)
+    reported = await attempts.require(evaluator.database, name, attempt, token)  # first: who has no token learns nothing
     current = Evaluation.from_document((await get_evaluation(evaluator, name)).document)
-    reported = await attempts.require(evaluator.database, name, attempt, token)
     if current.has_ended or attempt < current.attempt or attempt <= current.given_up:
         raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
     await attempts.record_events(evaluator.database, reported, evaluation.KIND, name, first_number, events)

@@ -114,9 +114,8 @@ async def report_progress(
 ) -> bool:
     """Record a worker's events, each once, and say whether it should stop. Raises: Unauthenticated."""
     parse(JOB_PATTERN, name)
-    record = await trainer.database.get(KIND, name)
-    job = Job.from_document(record.document)
-    reported = await attempts.require(trainer.database, name, attempt, token)
+    reported = await attempts.require(trainer.database, name, attempt, token)  # first: who has no token learns nothing
+    job = Job.from_document((await trainer.database.get(KIND, name)).document)
     if job.has_ended or attempt < job.attempt:
         raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
     await attempts.record_events(trainer.database, reported, KIND, name, first_number, events)
