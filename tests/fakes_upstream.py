@@ -30,6 +30,7 @@ from google.protobuf import empty_pb2, timestamp_pb2
 
 from services.common.backends.database.sql import SqlDatabase
 from services.common.errors import NotFound, Unavailable
+from services.common.metrics import Metrics
 from services.common.names import project_of
 from services.common.transport.authentication import Authentication
 from services.common.transport.grpc_client import Client
@@ -40,6 +41,7 @@ from services.gateway.generation_rpc import GenerationRpc
 from services.gateway.routing import Routes
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.upstream import Upstream
+from services.gateway.usage import Usage
 from services.gateway.use_cases import Keys, create_key, principal_of
 from tests.builders import SERVICE_TOKEN, eventually
 
@@ -264,6 +266,7 @@ class RunningGateway:
     keys: Keys
     routes: Routes
     grpc_address: str
+    metrics: Metrics
     api_keys: Client = field(init=False)
     generation: Client = field(init=False)
     _clients: list[openai.AsyncOpenAI] = field(default_factory=list)
@@ -271,6 +274,10 @@ class RunningGateway:
     def __post_init__(self) -> None:
         self.api_keys = Client(api_key_pb2_grpc.ApiKeyServiceStub, self.grpc_address, retry=False)
         self.generation = Client(generation_pb2_grpc.GenerationServiceStub, self.grpc_address, retry=False, token="")
+
+    def counted(self) -> str:
+        """Return what /metrics tells."""
+        return self.metrics.exposition().decode()
 
     def client(self, secret: str = "") -> openai.AsyncOpenAI:
         """Return the SDK, for this gateway and a key, without retries of its own."""
@@ -311,7 +318,9 @@ async def running_gateway(
     files = Client(file_pb2_grpc.FileServiceStub, dataset, retry=False)
     uploads = Client(upload_pb2_grpc.UploadServiceStub, dataset, retry=False)
     jobs = Client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, trainer, retry=False)
-    gateway = Gateway(keys, routes, upstream, files, jobs, models, uploads, limits or Limits())
+    metrics = Metrics()
+    usage = Usage(metrics.registry)
+    gateway = Gateway(keys, routes, upstream, files, jobs, models, uploads, limits or Limits(), usage)
     http = HttpServer("127.0.0.1:0", make_app(gateway), grace_s=2)
     http.bind()
     generating = GenerationRpc(gateway.generation, gateway.limits.max_body_bytes)
@@ -326,7 +335,7 @@ async def running_gateway(
     await server.start()
     _, secret = await create_key(keys, "projects/default", "tests", None)
     tasks = [asyncio.ensure_future(http.run()), asyncio.ensure_future(routes.watch())]
-    running = RunningGateway(f"http://127.0.0.1:{http.port}", secret, keys, routes, f"127.0.0.1:{server.port}")
+    running = RunningGateway(f"http://127.0.0.1:{http.port}", secret, keys, routes, f"127.0.0.1:{server.port}", metrics)
     try:
         yield running
     finally:

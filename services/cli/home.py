@@ -30,6 +30,7 @@ ADDRESS_VARIABLES = {
     "trainer probes": "TRAINER_METRICS_ADDRESS",
     "evaluator probes": "EVALUATOR_METRICS_ADDRESS",
     "inference probes": "INFERENCE_METRICS_ADDRESS",
+    "gateway probes": "GATEWAY_METRICS_ADDRESS",
 }
 USUAL_ADDRESSES = {
     "dataset": "127.0.0.1:50051",
@@ -42,6 +43,7 @@ USUAL_ADDRESSES = {
     "trainer probes": "127.0.0.1:9052",
     "evaluator probes": "127.0.0.1:9053",
     "inference probes": "127.0.0.1:9054",
+    "gateway probes": "127.0.0.1:9055",
 }
 
 
@@ -49,7 +51,7 @@ USUAL_ADDRESSES = {
 class Home:
     """The folder of an installation and the addresses of its programs.
 
-    `http` is the gateway's OpenAI API; `NAME probes` has a program's /metrics, /healthz and /readyz, the gateway's are on `http`.
+    `http` is the gateway's OpenAI API; `NAME probes` has a program's /metrics, /healthz and /readyz.
     """
 
     path: Path
@@ -93,7 +95,7 @@ class Home:
 
     def probes_url(self, program: str) -> str:
         """Where a program's /metrics, /healthz and /readyz are."""
-        return f"http://{_reachable(self.addresses.get(f'{program} probes', self.addresses['http']))}"
+        return f"http://{_reachable(self.addresses[f'{program} probes'])}"
 
     def make(self) -> None:
         """Create the folder and its parts, for its owner only."""

@@ -28,11 +28,11 @@ def _ask(url: str) -> dict[str, str]:
 
 
 def _told(body: bytes) -> dict[str, str]:
-    """Read an answer of a gRPC program's probes, or of the gateway's HTTP, which has errors in OpenAI's shape."""
+    """Read an answer of a program's probes."""
     try:
         document = json.loads(body)
         if "missing" in document:
             return {str(name): str(sentence) for name, sentence in document["missing"].items()}
-        return {"program": str(document["error"]["message"] if "error" in document else document["status"])}
+        return {"program": str(document["status"])}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {"program": "It is not ready, and does not say why."}

@@ -1,7 +1,7 @@
 """How a program begins and runs: settings, probes, what it needs, and one line instead of a traceback where it can't.
 
-The gRPC services do not ask who calls, nor do the probes. So they serve this machine only, unless whoever runs them says
-that the network itself keeps strangers out.
+The gRPC services ask who calls, but what is shown to them travels in clear, and the probes ask nobody. So they serve this
+machine only, unless whoever runs them says that the network itself keeps strangers out.
 
 A program does not wait for its database or its object store: it begins, says what it waits for in its log and under
 /readyz, answers UNAVAILABLE meanwhile, and works when they are there.
@@ -138,8 +138,8 @@ def _refuse_strangers(name: str, variable: str, environ: Mapping[str, str]) -> N
     if environ.get("AFINA_TRUST_NETWORK") == "1" or host == "localhost" or _is_loopback(host):
         return
     print(
-        f"{name}: {variable} is open to other machines, and nobody who calls there is asked who he is: use 127.0.0.1, or "
-        "set AFINA_TRUST_NETWORK=1 where the network keeps strangers out.",
+        f"{name}: {variable} is open to other machines, and what travels there is in clear: use 127.0.0.1, or set "
+        "AFINA_TRUST_NETWORK=1 where the network keeps strangers out.",
         file=sys.stderr,
     )
     raise SystemExit(EXIT_SETTINGS)

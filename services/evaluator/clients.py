@@ -13,7 +13,7 @@ from services.common.transport.grpc_client import Client
 from services.evaluator.evaluation import Subject
 from services.evaluator.suite import Part, Questions
 
-KEY_TTL_S = 7 * 86400  # it is revoked when its attempt has ended; so long an attempt may wait for its turn
+KEY_TTL_S = 30 * 86400  # an attempt may wait in the queue for days; its key is revoked when it has ended
 DELETE_TIMEOUT_S = 5.0  # several fit into a lease
 COMPARE_LOOK_S = 15.0
 MAX_CHAIN = 8  # models that stand on one another
@@ -87,7 +87,7 @@ class Peers:
         return list(found.values())
 
     async def create_key(self, project: str, display_name: str) -> Key:
-        """Issue a key that may only ask models, for some days. Raises: Unavailable."""
+        """Issue a key that may only ask models, for longer than any attempt waits and asks. Raises: Unavailable."""
         request = api_key_pb2.CreateApiKeyRequest(
             parent=f"projects/{project}",
             display_name=display_name,

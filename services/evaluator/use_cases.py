@@ -209,8 +209,9 @@ async def store_grant(evaluator: Evaluator, name: str, attempt: int, token: str)
 
 async def _attempt_of(evaluator: Evaluator, name: str, attempt: int, token: str) -> tuple[Evaluation, Record]:
     """Return the evaluation and the attempt that a token belongs to. Raises: NotFound, Unauthenticated (also: it is over)."""
+    parse(evaluation.NAME, name)
+    record = await attempts.require(evaluator.database, name, attempt, token)  # first: who has no token learns nothing
     current = Evaluation.from_document((await get_evaluation(evaluator, name)).document)
-    record = await attempts.require(evaluator.database, name, attempt, token)
     if current.has_ended or attempt < current.attempt or attempt <= current.given_up:
         raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
     return current, record

@@ -28,6 +28,7 @@ from services.common.transport.grpc_server import GrpcServer, registration
 from services.common.transport.http_server import HttpServer
 from services.gateway.app import Gateway, Limits, make_app
 from services.gateway.generation_rpc import GenerationRpc
+from services.gateway.keys import DEFAULT_PROJECT
 from services.gateway.routing import Routes
 from services.gateway.rpc import ApiKeyRpc
 from services.gateway.upstream import Upstream
@@ -44,6 +45,7 @@ class Settings:
     api_key_file: str = setting("API_KEY_FILE", "a file for the first key, which only its owner can read")
     http_address: str = setting("GATEWAY_HTTP_ADDRESS", "host:port for the OpenAI API", default="127.0.0.1:8080")
     address: str = setting("GATEWAY_ADDRESS", "host:port to serve gRPC on", default="127.0.0.1:50055")
+    metrics_address: str = setting("GATEWAY_METRICS_ADDRESS", "host:port for /metrics and probes", default="127.0.0.1:9055")
     dataset_address: str = setting("DATASET_ADDRESS", "where dataset answers", default="127.0.0.1:50051")
     trainer_address: str = setting("TRAINER_ADDRESS", "where trainer answers", default="127.0.0.1:50052")
     inference_address: str = setting("INFERENCE_ADDRESS", "where inference answers", default="127.0.0.1:50054")
@@ -62,6 +64,7 @@ async def run(settings: Settings, program: Program) -> None:
     models = Client(model_pb2_grpc.ModelServiceStub, settings.inference_address, retry=False)
     title = f"{socket.gethostname()} {settings.http_address}"
     routes = Routes(models, ensure_timeout_s=settings.ensure_served_timeout_s, title=title)
+    program.readiness.needs("routes", functools.partial(_are_known, routes))
     upstream = Upstream(routes, idle_timeout_s=settings.idle_timeout_s, answer_timeout_s=settings.answer_timeout_s)
     gateway = Gateway(
         keys=keys,
@@ -89,10 +92,15 @@ async def run(settings: Settings, program: Program) -> None:
     first_key = functools.partial(ensure_first_key, keys, Path(settings.api_key_file))
     gc.collect()
     gc.freeze()  # what lives as long as the program: looking through it again would stop every answer for tens of milliseconds
-    await program.serve(server, http.run, routes.watch, lambda: until_done(first_key))
+    await program.serve(server, http.run, routes.watch, lambda: until_done(first_key), probes=settings.metrics_address)
     await routes.leave()
     await upstream.close()
     await keys.database.close()
+
+
+async def _are_known(routes: Routes) -> None:
+    """Raises: Unavailable (no table of routes has come yet)."""
+    routes.list(DEFAULT_PROJECT)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,3 @@ def _add_probes(app: FastAPI, gateway: Gateway) -> None:
         await gateway.keys.database.list(KIND, "", limit=1)
         is_ready = gateway.routes.are_known
         return JSONResponse({"status": "ok" if is_ready else "the routes have not come yet"}, 200 if is_ready else 503)
-
-    @app.get("/metrics", include_in_schema=False)
-    async def metrics() -> Response:
-        return Response(gateway.usage.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -66,6 +66,9 @@ class Generation:
                 route = await self.routes.ready(route)
         with self.slots:
             question, tells_usage = _with_usage(asked)
+            # The engine reuses what it knows of a prompt's beginning within a project only: how fast an answer comes tells
+            # nobody what another project has asked. Source: vLLM's protocol, `cache_salt`.
+            question = {**question, "cache_salt": project}
             async with self.upstream.ask(route, path, question, is_streamed=asked.is_streamed) as answer:
                 reading = Reading(route, asked.model, answer, tells_usage=tells_usage)
                 try:

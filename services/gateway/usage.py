@@ -1,11 +1,12 @@
 """Usage: what was asked, for which project, and how long it took – counted in this process, shown at /metrics, lost at its end.
 
-Anybody may read /metrics, and each new label value is one more series for ever: so neither keys nor models are named.
+It names projects, so /metrics has an address of its own beside the API's, as the other programs' have. Each new label value is
+one more series for ever: so neither keys nor models are named.
 """
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
@@ -49,7 +50,3 @@ class Usage:
     def in_flight(self, count: int) -> None:
         """Note how many answers are under way."""
         self._in_flight.set(count)
-
-    def exposition(self) -> bytes:
-        """Return everything in Prometheus' text format."""
-        return generate_latest(self._registry)

@@ -142,8 +142,8 @@ async def store_grant(trainer: Trainer, name: str, attempt: int, token: str) -> 
 async def _attempt_of(trainer: Trainer, name: str, attempt: int, token: str) -> tuple[Job, Record]:
     """Return the job and the attempt that a token belongs to. Raises: NotFound, Unauthenticated (also: it is over)."""
     parse(JOB_PATTERN, name)
+    record = await attempts.require(trainer.database, name, attempt, token)  # first: who has no token learns nothing
     job = Job.from_document((await trainer.database.get(KIND, name)).document)
-    record = await attempts.require(trainer.database, name, attempt, token)
     if job.has_ended or attempt < job.attempt:
         raise Unauthenticated(f"Attempt {attempt} of {name} is over.", reason="ATTEMPT_OVER")
     return job, record

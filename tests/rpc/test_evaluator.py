@@ -174,7 +174,7 @@ async def test_a_worker_gets_one_spec_one_token_and_a_key_that_ends_with_the_eva
     assert (spec["suite"]["part"], spec["dataset"]["choosing"]) == ("test", {})
     [request] = world.keys.live.values()
     assert told["GATEWAY_API_KEY"] == "afina-secret-1"
-    assert (list(request.scopes), request.ttl.seconds, request.parent) == (["inference"], 7 * 86400, PARENT)
+    assert (list(request.scopes), request.ttl.seconds, request.parent) == (["inference"], 30 * 86400, PARENT)
     world.commit_result(created.name)
     await world.move(created.name, "SUCCEEDED")
     assert world.keys.live == {}

@@ -90,8 +90,7 @@ async def test_the_tokens_of_a_stream_are_counted_and_told_to_who_asks(gateway: 
     assert [chunk.usage for chunk in plain] == [None, None]
     assert asked[-1].usage is not None
     assert asked[-1].usage.completion_tokens == 1
-    async with aiohttp.ClientSession() as session, session.get(gateway.url + "/metrics") as response:
-        told = await response.text()
+    told = gateway.counted()
     assert 'afina_gateway_tokens_total{kind="completion",model_kind="base",project="default"} 3.0' in told
 
 
@@ -145,6 +144,7 @@ async def test_completions_pass_label_scoring_through(gateway: RunningGateway, u
         "logprobs": 1,
         "logprob_token_ids": [7, 9],
         "return_tokens_as_token_ids": True,
+        "cache_salt": "default",
     }
 
 
@@ -391,7 +391,8 @@ async def test_the_counters_tell_strangers_neither_keys_nor_the_names_of_models(
             async with session.request(method, gateway.url + "/nowhere"):
                 pass
         async with session.get(gateway.url + "/metrics") as response:
-            told = await response.text()
+            assert response.status == 404  # strangers reach this address
+    told = gateway.counted()
     assert 'afina_gateway_tokens_total{kind="prompt",model_kind="adapter",project="default"}' in told
     for secret in ("secret-plan", "apiKeys", "key="):
         assert secret not in told

@@ -61,6 +61,7 @@ async def test_a_text_is_answered_with_a_response_that_the_sdk_reads_strictly(
     assert upstream.requests[-1] == {
         "model": DIGEST, "temperature": 0, "top_p": 0.5, "user": "me", "max_completion_tokens": 16, "reasoning_effort": "low",
         "messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Is 4 even?"}],
+        "cache_salt": "default",
     }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import grpc
 import openai
 import orjson
@@ -301,8 +300,7 @@ async def test_places_and_sizes_are_shared_with_http(
 async def test_what_is_asked_over_grpc_is_counted_with_the_rest(gateway: RunningGateway) -> None:
     await ask(gateway, asking("one two three"))
     assert [piece async for piece in stream(gateway, asking("four"))]
-    async with aiohttp.ClientSession() as session, session.get(f"{gateway.url}/metrics") as response:
-        told = await response.text()
+    told = gateway.counted()
     assert 'afina_gateway_tokens_total{kind="completion",model_kind="base",project="default"} 4.0' in told
 
 

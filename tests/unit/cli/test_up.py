@@ -162,4 +162,3 @@ def test_probes_whose_usual_port_is_taken_get_another_unless_it_was_asked_for_by
         assert moved.probes_url("trainer") == f"http://{moved.addresses['trainer probes']}"
         asked = with_free_probes(home, {"TRAINER_METRICS_ADDRESS": taken})
         assert asked.addresses["trainer probes"] == taken  # the preflight says who has it
-    assert moved.probes_url("gateway") == f"http://{home.addresses['http']}"
