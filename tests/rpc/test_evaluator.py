@@ -484,3 +484,12 @@ async def test_pages_of_suites_and_evaluations_follow_one_another(world: World) 
     await world.suite("other", max_tokens=64)
     listed = await world.suites.ListSuites(suite_pb2.ListSuitesRequest(parent=PARENT))
     assert [suite.name.rpartition("/")[2] for suite in listed.suites] == ["other", "reviews"]
+
+
+async def test_a_replica_that_froze_while_it_launched_leaves_the_worker_alone_that_another_one_adopted(world: World) -> None:
+    created = await world.create()
+    before = await world.evaluator.database.get(KIND, created.name)
+    await world.move(created.name, "RUNNING")
+    await reconcile_evaluation(world.evaluator, before)  # a look that began earlier
+    assert world.launcher.stopped == []
+    assert len(world.keys.live) == 1
