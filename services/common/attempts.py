@@ -19,7 +19,8 @@ first, its worker may report. The record is written over the version that was re
 worker that has reported in between is never taken for one that was not there.
 
 A report names the number of its first event, as the worker counts, and the count is written with the events, all or
-nothing: one that is sent again after a lost answer is recorded once. An attempt reports until its resource has a later one, or has ended.
+nothing: one that is sent again after a lost answer is recorded once. An attempt reports until its resource has a later one,
+or has ended.
 
 When changing this: ask of every line what another replica sees that comes in between, and what happens when this one
 stays there for an hour; then run `python -m tests.simulation`, whose schedules do just that.

@@ -96,7 +96,8 @@ async def _start(evaluator: Evaluator, current: Evaluation) -> Change:
     attempt = replace(_attempt(current, current.attempt + 1), grant=await _grant(evaluator, current, asked))
     issue = functools.partial(_issue, evaluator, current)
     seen = await attempts.ensure_launched(evaluator, attempt, spec_of(current, asked, attempt.number), issue)
-    if (await evaluator.database.get(KIND, current.name)).document["state"] != current.state:
+    found = Evaluation.from_document((await evaluator.database.get(KIND, current.name)).document)
+    if found.state == "CANCELLING" or found.has_ended:
         # Somebody cancelled while we launched, and may have looked before there was anything to stop.
         await evaluator.launcher.stop(attempt.key)
         await _revoke_all(evaluator, current)

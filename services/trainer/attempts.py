@@ -105,7 +105,8 @@ async def _start(trainer: Trainer, job: Job) -> Change:
         return Change(moved.to_document(), LOOK_AGAIN_S, [state_event(moved, f"Attempt {job.attempt} runs.")])
     attempt = replace(_attempt(job, job.attempt + 1), grant=await asyncio.to_thread(_grant, trainer, job))
     seen = await attempts.ensure_launched(trainer, attempt, _spec(job, attempt.number))
-    if (await trainer.database.get(KIND, job.name)).document["state"] != job.state:
+    found = Job.from_document((await trainer.database.get(KIND, job.name)).document)
+    if found.should_stop or found.has_ended:
         # Somebody cancelled or paused while we launched, and may have looked before there was anything to stop.
         await trainer.launcher.stop(attempt.key)
     changed = replace(job, attempt=attempt.number, is_attempt_over=False)

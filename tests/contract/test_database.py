@@ -202,8 +202,8 @@ async def test_a_write_appends_to_another_history_with_the_document_or_not_at_al
     assert await database.events("attempt", "a/1") == []
     with pytest.raises(Conflict):
         await database.update(old, {"n": 2}, events=[NewEvent("STEP", "2")], of=("job", "a"))
+    newest = await database.get("attempt", "a/1")
     with pytest.raises(NotFound):
-        newest = await database.get("attempt", "a/1")
         await database.update(newest, {"n": 2}, events=[NewEvent("STEP", "2")], of=("job", "gone"))
     assert (await database.get("attempt", "a/1")).document == {"n": 1}
     assert len(await database.events("job", "a")) == 2

@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from services.common.ports.manifest import Manifest
 from services.common.reconcile import Reconciler
 from services.common.transport import wire
 from services.common.transport.worker_reports import TOKEN_KEY
-from services.evaluator.attempts import reconcile_evaluation
+from services.evaluator.attempts import CLEAN_AGAIN_S, reconcile_evaluation
 from services.evaluator.clients import Peers
 from services.evaluator.evaluation import KIND
 from services.evaluator.use_cases import Evaluator
@@ -361,6 +362,20 @@ async def test_what_attempts_kept_of_their_answers_goes_when_an_evaluation_ends(
     assert world.store.read(f"{folder}/spec-1.json")
 
 
+async def test_a_key_that_can_not_be_revoked_at_the_end_is_revoked_when_the_gateway_answers_again(world: World) -> None:
+    created = await world.create()
+    await world.move(created.name, "RUNNING")
+    world.commit_result(created.name)
+    away = Peers("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1")
+    record = await world.evaluator.database.get(KIND, created.name)
+    change = await reconcile_evaluation(replace(world.evaluator, peers=away), record)
+    assert (change.document["state"], change.due_in_s, len(world.keys.live)) == ("SUCCEEDED", CLEAN_AGAIN_S, 1)
+    ended = await world.evaluator.database.update(record, change.document, events=change.events)
+    again = await reconcile_evaluation(world.evaluator, ended)
+    assert (again.document, again.due_in_s, world.keys.live) == (change.document, None, {})
+    await away.close()
+
+
 async def test_an_evaluation_that_waits_can_be_cancelled(world: World) -> None:
     created = await world.create()
     await world.evaluations.CancelEvaluation(pb.CancelEvaluationRequest(name=created.name))
@@ -469,3 +484,12 @@ async def test_pages_of_suites_and_evaluations_follow_one_another(world: World) 
     await world.suite("other", max_tokens=64)
     listed = await world.suites.ListSuites(suite_pb2.ListSuitesRequest(parent=PARENT))
     assert [suite.name.rpartition("/")[2] for suite in listed.suites] == ["other", "reviews"]
+
+
+async def test_a_replica_that_froze_while_it_launched_leaves_the_worker_alone_that_another_one_adopted(world: World) -> None:
+    created = await world.create()
+    before = await world.evaluator.database.get(KIND, created.name)
+    await world.move(created.name, "RUNNING")
+    await reconcile_evaluation(world.evaluator, before)  # a look that began earlier
+    assert world.launcher.stopped == []
+    assert len(world.keys.live) == 1

@@ -142,3 +142,12 @@ async def test_a_member_that_a_frozen_replica_creates_after_its_sweep_was_cancel
     await world.move(sweep.job_name(0), "CANCELLED")
     assert not world.launcher.manifests
     assert (await world.trainer.database.get(KIND, sweep.job_name(0))).document["end_time"]
+
+
+async def test_a_replica_that_froze_while_it_launched_leaves_the_worker_alone_that_another_one_adopted(world: World) -> None:
+    job = await world.create()
+    await world.move(job.name, "PENDING")
+    before = await world.record(job.name)
+    await world.move(job.name, "RUNNING")
+    await reconcile_job(world.trainer, before)  # a look that began earlier
+    assert world.launcher.stopped == []

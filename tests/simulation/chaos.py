@@ -15,7 +15,8 @@ from typing import Any, TypeVar, cast
 from services.common.errors import Unavailable
 
 LEASE_S = 20.0
-IDLE_VERBS = ("claim", "next_due")
+IDLE_VERBS = ("claim", "next_due")  # an idle loop asks again and again, and things should go wrong at work
+RARE_VERBS = ("launch", "create", "commit", "register", "create_key", "load")  # where something begins to be
 SAFE_VERBS = ("plan", "environment", "woken", "close")
 OUTAGES_S = (5.0, 20.0, 20.0, 60.0, 60.0, 120.0, 120.0, 240.0, 240.0, 3600.0)
 T = TypeVar("T")
@@ -52,16 +53,18 @@ class Chaos:
     away_until_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._idle_odds = self.odds.over(10)
+        self._idle_odds, self._rare_odds = self.odds.over(10), self.odds.over(1 / 3)
 
     def calm(self) -> None:
         """From now on nothing goes wrong."""
-        self.odds = self._idle_odds = CALM
+        self.odds = self._idle_odds = self._rare_odds = CALM
         self.note("from here on nothing goes wrong")
 
     def of(self, verb: str) -> Odds:
-        """Return the odds at a verb: an idle loop asks what is due again and again, and things should go wrong at work."""
-        return self._idle_odds if verb in IDLE_VERBS else self.odds
+        """Return the odds at a verb."""
+        if verb in IDLE_VERBS:
+            return self._idle_odds
+        return self._rare_odds if verb in RARE_VERBS else self.odds
 
     def happens(self, odds: float) -> bool:
         """Throw the dice."""

@@ -34,7 +34,7 @@ from services.evaluator.use_cases import Evaluator
 from tests.simulation.chaos import Chaos, Odds, Program
 from tests.simulation.virtual_time import VirtualLoop
 from tests.simulation.workloads import GRACE_S, Run, SimulatedLauncher, Worker
-from tests.simulation.world import LOOK_S, Step, World
+from tests.simulation.world import Step, World
 
 QUESTIONS = 12
 ANSWER_S = 0.5
@@ -176,8 +176,6 @@ class Evaluating(World[Evaluator]):
 
     async def look(self) -> None:
         busy = {run.owner for run in self.launcher.running()}
-        if not busy and self.loop.time() % 10 > LOOK_S:
-            return
         for current in await self._evaluations():
             if current.id in busy and current.has_ended:
                 self.idle_s[current.id] += 1

@@ -37,7 +37,7 @@ from tests.simulation.chaos import Chaos, Odds, Program
 from tests.simulation.training_worker import CHECKPOINT_STEPS, STEPS, Fates, TrainingWorker, weights_after
 from tests.simulation.virtual_time import VirtualLoop
 from tests.simulation.workloads import GRACE_S, Run, SimulatedLauncher
-from tests.simulation.world import LOOK_S, Step, World
+from tests.simulation.world import Step, World
 
 SILENCE_LIMIT_S = 60.0
 MAX_AFTERWARDS_S = GRACE_S + 3.0  # a forgotten worker is told to leave, or learns at its next report that it is over
@@ -202,7 +202,7 @@ class Training(World[Trainer]):
         """Try old tokens and wrong ones; nobody listens."""
         dice = self.chaos.dice
         while True:
-            await asyncio.sleep(dice.uniform(2, 20))
+            await asyncio.sleep(dice.uniform(5, 40))
             runs = [run for run in self.launcher.runs.values() if run.module == "services.trainer.worker"]
             if not runs:
                 continue
@@ -246,8 +246,6 @@ class Training(World[Trainer]):
 
     async def look(self) -> None:
         busy = {run.owner for run in self.launcher.running() if run.module == "services.trainer.worker"}
-        if not busy and self.loop.time() % 10 > LOOK_S:
-            return
         over = {sweep.name for sweep in await self._sweeps() if sweep.has_ended}
         for job in await self._jobs():
             if job.attempt < self.last_attempts[job.id] or job.attempt > self.launcher.launch_counts[job.id]:

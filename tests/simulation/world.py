@@ -28,7 +28,7 @@ from tests.simulation.workloads import SimulatedLauncher
 CHAOS_S = 150.0
 SETTLE_S = 900.0
 LOOK_S = 1.0
-IDLE_S = 10.0
+IDLE_S = 20.0
 SQL_EVERY = 20
 REPLICAS = 2
 S = TypeVar("S")
@@ -50,6 +50,7 @@ class World(Generic[S]):
     """One schedule. `S` is the service whose replicas it runs."""
 
     ports: tuple[str, ...] = ("store", "launcher", "database", "peers")
+    launcher: SimulatedLauncher
 
     def __init__(self, seed: int, loop: VirtualLoop, odds: Odds) -> None:
         random.seed(seed)
@@ -175,7 +176,7 @@ class World(Generic[S]):
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self.launcher.running() else 10 * LOOK_S)
             await self.look()
 
     async def _freeze_programs(self) -> None:
