@@ -29,7 +29,7 @@ from afina.v1 import (
 )
 
 from services.cli.call import Call
-from services.common.errors import AfinaError, Unavailable, WrongState
+from services.common.errors import AlreadyExists, Unavailable, WrongState
 from tests.builders import chat, eventually, jsonl
 from tests.e2e.world import BASE, World
 
@@ -45,6 +45,7 @@ QUESTIONS = [" ".join(str(_random.randrange(1000)) for _ in range(24)) + "?" for
 ROWS = jsonl(chat(question, ANSWER) for question in QUESTIONS)  # 400 train, in 20 steps of 20; 50 validate, 50 test
 MOMENTS = ("upload", "validation", "training", "proving", "evaluation", "promotion", "chat")
 LIMIT_S = 240.0
+PAUSE_S = 0.2
 CLEAR_STATUS = (429, 502, 503, 504)  # with a sentence; 500 would be an accident
 
 
@@ -79,7 +80,7 @@ class MainJob:
 
     def __init__(self, world: World, project: str, kills: Sequence[Kill] = ()) -> None:
         self.world, self.story = world, Story(project, kills)
-        self._begin_s, self._name = time.monotonic(), ""
+        self._begin_s, self._name, self._left = time.monotonic(), "", list(kills)
 
     @property
     def _call(self) -> Call:
@@ -152,7 +153,7 @@ class MainJob:
         return self._name
 
     async def reached(self, job: str, told: str) -> None:
-        """Wait until an event of the job begins so; fail where the job ends first without it."""
+        """Wait until an event of the job begins so."""
         jobs = self._call.client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, "trainer")
         request = fine_tuning_job_pb2.ListFineTuningJobEventsRequest(name=job, page_size=1000)
 
@@ -204,7 +205,7 @@ class MainJob:
         request = endpoint_pb2.CreateEndpointRequest(parent=self._call.parent, endpoint_id="rooms")
 
         async def make() -> Any:
-            with contextlib.suppress(AfinaError):  # repeated after a lost answer, it is there
+            with contextlib.suppress(AlreadyExists):  # repeated after a lost answer
                 await service.CreateEndpoint(request)
             return await service.GetEndpoint(endpoint_pb2.GetEndpointRequest(name=name))
 
@@ -253,7 +254,7 @@ class MainJob:
             try:
                 return await call()
             except Unavailable as error:
-                self._note(f"{error.reason}: {error.message}", end)
+                await self._note(f"{error.reason}: {error.message}", end)
 
     async def _sdk(self, call: Callable[[], T]) -> T:
         """Make a call of the SDK again while it fails clearly: no connection, or a status that says to try again."""
@@ -264,27 +265,26 @@ class MainJob:
             except openai.APIStatusError as error:
                 if error.status_code not in CLEAR_STATUS or not error.message:
                     raise
-                self._note(f"{error.status_code}: {error.message}", end)
+                await self._note(f"{error.status_code}: {error.message}", end)
             except (openai.APIConnectionError, openai.APIError) as error:  # the second: a stream that said it broke off
-                self._note(f"{type(error).__name__}: {error}", end)
+                await self._note(f"{type(error).__name__}: {error}", end)
 
-    def _note(self, error: str, end_s: float) -> None:
+    async def _note(self, error: str, end_s: float) -> None:
+        """Remember what a client saw, and let it wait as a client would."""
         assert time.monotonic() < end_s, f"still away: {error}"
         if error not in self.story.errors:
             self.story.errors.append(error)
+        await asyncio.sleep(PAUSE_S)
 
     def _kills(self, moment: str) -> list[Kill]:
-        return [kill for kill in self.story.kills if kill.moment == moment]
+        return [kill for kill in self._left if kill.moment == moment]
 
     async def _kill_all(self, moment: str, job: str = "") -> None:
         """Kill whom this moment asks for, once."""
         for kill in self._kills(moment):
-            if not any(
-                done.startswith(f"{kill.victim} at {kill.moment}#{self.story.kills.index(kill)}") for done in self.story.done
-            ):
-                await self.world.kill(kill.victim, job)
-                at_s = time.monotonic() - self._begin_s
-                self.story.done.append(f"{kill.victim} at {kill.moment}#{self.story.kills.index(kill)}, {at_s:.1f} s")
+            self._left.remove(kill)
+            await self.world.kill(kill.victim, job)
+            self.story.done.append(f"{kill.victim} at {kill.moment}, {time.monotonic() - self._begin_s:.1f} s")
 
 
 def ask(client: openai.OpenAI, model: str, on_chunk: Callable[[], None] = lambda: None) -> str:

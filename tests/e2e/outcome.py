@@ -22,6 +22,7 @@ async def check(world: World, story: Story, adapter_sha256: str = "", *, is_hist
 
     Events of a worker whose service is away when it leaves may be lost; then the history is not whole, but not doubled.
     """
+    await world.all_serve()
     assert story.job.fine_tuned_model.startswith(f"ft:{BASE}:{story.project}:rooms:")
     check_events(story.events, is_whole=is_history_whole)
     manifest = await asyncio.to_thread(_manifest, world, story)
