@@ -22,10 +22,6 @@ from afina.v1 import (
     evaluation_pb2_grpc,
     fine_tuning_job_pb2,
     fine_tuning_job_pb2_grpc,
-    model_pb2,
-    model_pb2_grpc,
-    suite_pb2,
-    suite_pb2_grpc,
 )
 
 from services.cli.call import Call
@@ -34,8 +30,6 @@ from tests.builders import chat, eventually, jsonl
 from tests.e2e.world import BASE, World
 
 T = TypeVar("T")
-Job = fine_tuning_job_pb2.FineTuningJob
-Evaluation = evaluation_pb2.Evaluation
 
 STEPS = 20
 ANSWER = "blue"
@@ -108,9 +102,29 @@ class MainJob:
         await self.ended()
 
     async def evaluate(self) -> None:
-        """Ask base and candidate the held-out rows."""
-        suite = await self._suite(self.story.job.dataset)
-        self.story.evaluation = await self._evaluate(suite, self.story.job.model)
+        """Wait for the comparison of base and candidate that follows every job, and for its verdict."""
+        jobs = self._call.client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, "trainer")
+        service = self._call.client(evaluation_pb2_grpc.EvaluationServiceStub, "evaluator")
+
+        async def job(is_there: Callable[[Any], bool]) -> Any:
+            with contextlib.suppress(Unavailable):
+                found = await jobs.GetFineTuningJob(fine_tuning_job_pb2.GetFineTuningJobRequest(name=self._name))
+                return found if is_there(found) else None
+            return None
+
+        begun = await eventually(lambda: job(lambda found: found.evaluation), timeout_s=LIMIT_S)
+        request = evaluation_pb2.GetEvaluationRequest(name=begun.evaluation)
+        if self._kills("evaluation"):
+
+            async def has_begun() -> bool:
+                with contextlib.suppress(Unavailable):
+                    return bool((await service.GetEvaluation(request)).answered_count)
+                return False
+
+            await eventually(has_begun, timeout_s=LIMIT_S)
+            await self._kill_all("evaluation", begun.evaluation.rpartition("/")[2])
+        self.story.evaluation = await self._ended(lambda: service.GetEvaluation(request))
+        self.story.job = await eventually(lambda: job(lambda found: not found.awaits_verdict), timeout_s=LIMIT_S)
 
     async def serve(self) -> Story:
         """Promote the model if the gate lets it pass, ask it, and return what happened."""
@@ -169,35 +183,6 @@ class MainJob:
         jobs = self._call.client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, "trainer")
         request = fine_tuning_job_pb2.GetFineTuningJobRequest(name=self._name)
         self.story.job = await self._ended(lambda: jobs.GetFineTuningJob(request))
-
-    async def _suite(self, dataset: str) -> str:
-        suite = suite_pb2.Suite(dataset=dataset, prompts=[suite_pb2.Prompt(id="plain", method="METHOD_GENERATE")], max_tokens=4)
-        suite.criteria.add().exact_match.SetInParent()
-        suites = self._call.client(suite_pb2_grpc.SuiteServiceStub, "evaluator")
-        request = suite_pb2.CreateSuiteRequest(parent=self._call.parent, suite=suite, suite_id="rooms")
-        return str((await self._patiently(lambda: suites.CreateSuite(request))).name)
-
-    async def _evaluate(self, suite: str, model: str) -> Any:
-        models = self._call.client(model_pb2_grpc.ModelServiceStub, "inference")
-        base = await self._patiently(lambda: models.GetModel(model_pb2.GetModelRequest(name=BASE)))
-        wanted = Evaluation(suite=suite, subjects=[evaluation_pb2.Subject(model=name) for name in (base.name, model)])
-        request = evaluation_pb2.CreateEvaluationRequest(parent=self._call.parent, evaluation=wanted, request_id="once")
-        service = self._call.client(evaluation_pb2_grpc.EvaluationServiceStub, "evaluator")
-        created = await self._patiently(lambda: service.CreateEvaluation(request))
-
-        async def look() -> Any:
-            return await service.GetEvaluation(evaluation_pb2.GetEvaluationRequest(name=created.name))
-
-        if self._kills("evaluation"):
-
-            async def has_begun() -> bool:
-                with contextlib.suppress(Unavailable):
-                    return bool((await look()).answered_count)
-                return False
-
-            await eventually(has_begun, timeout_s=LIMIT_S)
-            await self._kill_all("evaluation", created.name.rpartition("/")[2])
-        return await self._ended(look)
 
     async def _promote(self, model: str, evaluation: str) -> tuple[Any, str]:
         service = self._call.client(endpoint_pb2_grpc.EndpointServiceStub, "inference")
