@@ -22,20 +22,14 @@ from afina.v1 import (
     evaluation_pb2_grpc,
     fine_tuning_job_pb2,
     fine_tuning_job_pb2_grpc,
-    model_pb2,
-    model_pb2_grpc,
-    suite_pb2,
-    suite_pb2_grpc,
 )
 
 from services.cli.call import Call
-from services.common.errors import AfinaError, Unavailable, WrongState
+from services.common.errors import AlreadyExists, Unavailable, WrongState
 from tests.builders import chat, eventually, jsonl
 from tests.e2e.world import BASE, World
 
 T = TypeVar("T")
-Job = fine_tuning_job_pb2.FineTuningJob
-Evaluation = evaluation_pb2.Evaluation
 
 STEPS = 20
 ANSWER = "blue"
@@ -45,6 +39,7 @@ QUESTIONS = [" ".join(str(_random.randrange(1000)) for _ in range(24)) + "?" for
 ROWS = jsonl(chat(question, ANSWER) for question in QUESTIONS)  # 400 train, in 20 steps of 20; 50 validate, 50 test
 MOMENTS = ("upload", "validation", "training", "proving", "evaluation", "promotion", "chat")
 LIMIT_S = 240.0
+PAUSE_S = 0.2
 CLEAR_STATUS = (429, 502, 503, 504)  # with a sentence; 500 would be an accident
 
 
@@ -79,7 +74,7 @@ class MainJob:
 
     def __init__(self, world: World, project: str, kills: Sequence[Kill] = ()) -> None:
         self.world, self.story = world, Story(project, kills)
-        self._begin_s, self._name = time.monotonic(), ""
+        self._begin_s, self._name, self._left = time.monotonic(), "", list(kills)
 
     @property
     def _call(self) -> Call:
@@ -107,9 +102,29 @@ class MainJob:
         await self.ended()
 
     async def evaluate(self) -> None:
-        """Ask base and candidate the held-out rows."""
-        suite = await self._suite(self.story.job.dataset)
-        self.story.evaluation = await self._evaluate(suite, self.story.job.model)
+        """Wait for the comparison of base and candidate that follows every job, and for its verdict."""
+        jobs = self._call.client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, "trainer")
+        service = self._call.client(evaluation_pb2_grpc.EvaluationServiceStub, "evaluator")
+
+        async def job(is_there: Callable[[Any], bool]) -> Any:
+            with contextlib.suppress(Unavailable):
+                found = await jobs.GetFineTuningJob(fine_tuning_job_pb2.GetFineTuningJobRequest(name=self._name))
+                return found if is_there(found) else None
+            return None
+
+        begun = await eventually(lambda: job(lambda found: found.evaluation), timeout_s=LIMIT_S)
+        request = evaluation_pb2.GetEvaluationRequest(name=begun.evaluation)
+        if self._kills("evaluation"):
+
+            async def has_begun() -> bool:
+                with contextlib.suppress(Unavailable):
+                    return bool((await service.GetEvaluation(request)).answered_count)
+                return False
+
+            await eventually(has_begun, timeout_s=LIMIT_S)
+            await self._kill_all("evaluation", begun.evaluation.rpartition("/")[2])
+        self.story.evaluation = await self._ended(lambda: service.GetEvaluation(request))
+        self.story.job = await eventually(lambda: job(lambda found: not found.awaits_verdict), timeout_s=LIMIT_S)
 
     async def serve(self) -> Story:
         """Promote the model if the gate lets it pass, ask it, and return what happened."""
@@ -152,7 +167,7 @@ class MainJob:
         return self._name
 
     async def reached(self, job: str, told: str) -> None:
-        """Wait until an event of the job begins so; fail where the job ends first without it."""
+        """Wait until an event of the job begins so."""
         jobs = self._call.client(fine_tuning_job_pb2_grpc.FineTuningJobServiceStub, "trainer")
         request = fine_tuning_job_pb2.ListFineTuningJobEventsRequest(name=job, page_size=1000)
 
@@ -169,42 +184,13 @@ class MainJob:
         request = fine_tuning_job_pb2.GetFineTuningJobRequest(name=self._name)
         self.story.job = await self._ended(lambda: jobs.GetFineTuningJob(request))
 
-    async def _suite(self, dataset: str) -> str:
-        suite = suite_pb2.Suite(dataset=dataset, prompts=[suite_pb2.Prompt(id="plain", method="METHOD_GENERATE")], max_tokens=4)
-        suite.criteria.add().exact_match.SetInParent()
-        suites = self._call.client(suite_pb2_grpc.SuiteServiceStub, "evaluator")
-        request = suite_pb2.CreateSuiteRequest(parent=self._call.parent, suite=suite, suite_id="rooms")
-        return str((await self._patiently(lambda: suites.CreateSuite(request))).name)
-
-    async def _evaluate(self, suite: str, model: str) -> Any:
-        models = self._call.client(model_pb2_grpc.ModelServiceStub, "inference")
-        base = await self._patiently(lambda: models.GetModel(model_pb2.GetModelRequest(name=BASE)))
-        wanted = Evaluation(suite=suite, subjects=[evaluation_pb2.Subject(model=name) for name in (base.name, model)])
-        request = evaluation_pb2.CreateEvaluationRequest(parent=self._call.parent, evaluation=wanted, request_id="once")
-        service = self._call.client(evaluation_pb2_grpc.EvaluationServiceStub, "evaluator")
-        created = await self._patiently(lambda: service.CreateEvaluation(request))
-
-        async def look() -> Any:
-            return await service.GetEvaluation(evaluation_pb2.GetEvaluationRequest(name=created.name))
-
-        if self._kills("evaluation"):
-
-            async def has_begun() -> bool:
-                with contextlib.suppress(Unavailable):
-                    return bool((await look()).answered_count)
-                return False
-
-            await eventually(has_begun, timeout_s=LIMIT_S)
-            await self._kill_all("evaluation", created.name.rpartition("/")[2])
-        return await self._ended(look)
-
     async def _promote(self, model: str, evaluation: str) -> tuple[Any, str]:
         service = self._call.client(endpoint_pb2_grpc.EndpointServiceStub, "inference")
         name = f"{self._call.parent}/endpoints/rooms"
         request = endpoint_pb2.CreateEndpointRequest(parent=self._call.parent, endpoint_id="rooms")
 
         async def make() -> Any:
-            with contextlib.suppress(AfinaError):  # repeated after a lost answer, it is there
+            with contextlib.suppress(AlreadyExists):  # repeated after a lost answer
                 await service.CreateEndpoint(request)
             return await service.GetEndpoint(endpoint_pb2.GetEndpointRequest(name=name))
 
@@ -253,7 +239,7 @@ class MainJob:
             try:
                 return await call()
             except Unavailable as error:
-                self._note(f"{error.reason}: {error.message}", end)
+                await self._note(f"{error.reason}: {error.message}", end)
 
     async def _sdk(self, call: Callable[[], T]) -> T:
         """Make a call of the SDK again while it fails clearly: no connection, or a status that says to try again."""
@@ -264,27 +250,26 @@ class MainJob:
             except openai.APIStatusError as error:
                 if error.status_code not in CLEAR_STATUS or not error.message:
                     raise
-                self._note(f"{error.status_code}: {error.message}", end)
+                await self._note(f"{error.status_code}: {error.message}", end)
             except (openai.APIConnectionError, openai.APIError) as error:  # the second: a stream that said it broke off
-                self._note(f"{type(error).__name__}: {error}", end)
+                await self._note(f"{type(error).__name__}: {error}", end)
 
-    def _note(self, error: str, end_s: float) -> None:
+    async def _note(self, error: str, end_s: float) -> None:
+        """Remember what a client saw, and let it wait as a client would."""
         assert time.monotonic() < end_s, f"still away: {error}"
         if error not in self.story.errors:
             self.story.errors.append(error)
+        await asyncio.sleep(PAUSE_S)
 
     def _kills(self, moment: str) -> list[Kill]:
-        return [kill for kill in self.story.kills if kill.moment == moment]
+        return [kill for kill in self._left if kill.moment == moment]
 
     async def _kill_all(self, moment: str, job: str = "") -> None:
         """Kill whom this moment asks for, once."""
         for kill in self._kills(moment):
-            if not any(
-                done.startswith(f"{kill.victim} at {kill.moment}#{self.story.kills.index(kill)}") for done in self.story.done
-            ):
-                await self.world.kill(kill.victim, job)
-                at_s = time.monotonic() - self._begin_s
-                self.story.done.append(f"{kill.victim} at {kill.moment}#{self.story.kills.index(kill)}, {at_s:.1f} s")
+            self._left.remove(kill)
+            await self.world.kill(kill.victim, job)
+            self.story.done.append(f"{kill.victim} at {kill.moment}, {time.monotonic() - self._begin_s:.1f} s")
 
 
 def ask(client: openai.OpenAI, model: str, on_chunk: Callable[[], None] = lambda: None) -> str:

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from afina.v1 import model_pb2, model_pb2_grpc
+from afina.v1 import evaluation_pb2, evaluation_pb2_grpc, model_pb2, model_pb2_grpc
 
 from services.common.ports.manifest import Manifest
 from tests.builders import eventually
 from tests.e2e.main_job import ANSWER, ROWS, STEPS, Story
 from tests.e2e.world import BASE, CHECKPOINT_INTERVAL_S, World
 
-ONCE = ("MODEL_REGISTERED", "RESULTS_KEPT", "MODEL_PROVEN")
+ONCE = ("MODEL_REGISTERED", "RESULTS_KEPT", "MODEL_PROVEN", "EVALUATION_STARTED", "VERDICT")
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -22,6 +22,7 @@ async def check(world: World, story: Story, adapter_sha256: str = "", *, is_hist
 
     Events of a worker whose service is away when it leaves may be lost; then the history is not whole, but not doubled.
     """
+    await world.all_serve()
     assert story.job.fine_tuned_model.startswith(f"ft:{BASE}:{story.project}:rooms:")
     check_events(story.events, is_whole=is_history_whole)
     manifest = await asyncio.to_thread(_manifest, world, story)
@@ -31,6 +32,9 @@ async def check(world: World, story: Story, adapter_sha256: str = "", *, is_hist
     assert story.answer == ANSWER
     assert [(p.model, p.evaluation) for p in story.endpoint.promotions] in ([], [(story.job.model, story.evaluation.name)])
     assert story.endpoint.promotions or story.verdict, "neither promoted nor refused in words"
+    evaluations = world.call(story.project).client(evaluation_pb2_grpc.EvaluationServiceStub, "evaluator")
+    listed = await evaluations.ListEvaluations(evaluation_pb2.ListEvaluationsRequest(parent=f"projects/{story.project}"))
+    assert [found.name for found in listed.evaluations] == [story.evaluation.name]
     client = await world.openai(story.project)
     content = await asyncio.to_thread(lambda: client.files.content(story.file).read())
     assert content == ROWS
@@ -87,3 +91,4 @@ async def _one_model(world: World, story: Story, manifest: Manifest) -> None:
     assert own[0].digest == manifest.digest
     assert own[0].state == model_pb2.Model.STATE_ACTIVE
     assert own[0].provenance["job"] == story.job.name
+    assert own[0].verdict.evaluation == story.job.verdict.evaluation == story.evaluation.name

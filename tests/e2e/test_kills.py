@@ -1,7 +1,7 @@
 """Kill anything in the middle of the main job, each alone: it ends right, once, with nothing lost.
 
-One world serves all: jobs whose victim is killed later than their training are trained side by side while vLLM starts; then
-one victim after the other is killed, and everything serves again before the next. Pairs: `python -m tests.e2e.kills`.
+One world serves all, one victim after the other; everything serves again before the next. Each main job is of a project of its
+own, since a Model is known by its digest there and all jobs here learn the same. Pairs: `python -m tests.e2e.kills`.
 """
 
 import asyncio
@@ -16,71 +16,58 @@ import pytest
 import pytest_asyncio
 
 from services.cli.home import PROGRAMS
-from tests.e2e.main_job import ANSWER, Kill, MainJob, ask
+from tests.e2e.main_job import ANSWER, Kill, MainJob, Story, ask
 from tests.e2e.outcome import check
 from tests.e2e.world import DATABASE, EVALUATION_WORKER, SERVER, STORE, VICTIMS, WORKER, World, opened
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.asyncio(loop_scope="module")]
 
 NOBODY = "nobody"
-LATE = {"gateway": "evaluation", "evaluator": "evaluation", EVALUATION_WORKER: "evaluation", SERVER: "evaluation"}
-EARLY = {
+MOMENTS = {  # of every victim the part of the job that matters to it
     "dataset": "upload",
     "trainer": "training",
-    "inference": "proving",
     DATABASE: "training",
     STORE: "training",
+    "inference": "proving",
+    "evaluator": "evaluation",
+    EVALUATION_WORKER: "evaluation",
+    SERVER: "evaluation",
+    "gateway": "chat",
 }
 
 
 @dataclass
-class Begun:
-    """The world, with the main jobs that are trained already, by victim, and the adapter of the one that nobody disturbs."""
+class Setting:
+    """The world, with the main job that nobody disturbed and the digest of its adapter's weights."""
 
     world: World
-    jobs: dict[str, MainJob]
-    adapter_sha256: str = ""
+    undisturbed: Story
+    adapter_sha256: str
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def begun(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Begun]:
+async def setting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Setting]:
     async with opened(tmp_path_factory.mktemp("kills"), is_warm=False) as world:
-        jobs = {NOBODY: MainJob(world, NOBODY)}
-        jobs |= {victim: MainJob(world, _project(victim), [Kill(victim, moment)]) for victim, moment in LATE.items()}
-
-        async def begin(job: MainJob) -> None:
-            await job.upload()
-            await job.train()
-
-        await asyncio.gather(world.warm(), *map(begin, jobs.values()))
-        undisturbed = jobs[NOBODY]
-        await undisturbed.evaluate()
-        yield Begun(world, jobs, await check(world, await undisturbed.serve()))
+        _, story = await asyncio.gather(world.warm(), MainJob(world, NOBODY).run())
+        yield Setting(world, story, await check(world, story))
 
 
 async def test_everybody_is_a_victim() -> None:
-    assert {*LATE, *EARLY, WORKER} == set(VICTIMS)
+    assert {*MOMENTS, WORKER} == set(VICTIMS)
 
 
-@pytest.mark.parametrize("victim", [*LATE, *EARLY])
-async def test_the_main_job_ends_right_though_one_is_killed_in_the_middle(begun: Begun, victim: str) -> None:
-    world = begun.world
+@pytest.mark.parametrize("victim", MOMENTS)
+async def test_the_main_job_ends_right_though_one_is_killed_in_the_middle(setting: Setting, victim: str) -> None:
+    world = setting.world
     before = world.log_counts()
-    job = begun.jobs.get(victim)
-    if job is None:
-        job = MainJob(world, _project(victim), [Kill(victim, EARLY[victim])])
-        await job.upload()
-        await job.train()
-    await job.evaluate()
-    story = await job.serve()
+    story = await MainJob(world, _project(victim), [Kill(victim, MOMENTS[victim])]).run()
     assert len(story.done) == 1
-    await check(world, story, begun.adapter_sha256)
-    await world.all_serve()
+    await check(world, story, setting.adapter_sha256)
     assert not world.errors(before)
 
 
-async def test_a_killed_worker_is_followed_by_another_and_changes_nothing_when_it_comes_back(begun: Begun) -> None:
-    world = begun.world
+async def test_a_killed_worker_is_followed_by_another_and_changes_nothing_when_it_comes_back(setting: Setting) -> None:
+    world = setting.world
     before = world.log_counts()
     job = MainJob(world, _project(WORKER))
     await job.upload()
@@ -98,18 +85,18 @@ async def test_a_killed_worker_is_followed_by_another_and_changes_nothing_when_i
     _, said = await ghost.communicate()
     assert (ghost.returncode == 1 and b"ATTEMPT_REVOKED" in said) or ghost.returncode == 0, said
     await job.evaluate()
-    await check(world, await job.serve(), begun.adapter_sha256)
+    await check(world, await job.serve(), setting.adapter_sha256)
     assert not world.errors(before)
 
 
-async def test_a_proven_model_answers_while_every_program_but_the_gateway_is_frozen(begun: Begun) -> None:
-    world, asked = begun.world, begun.jobs[NOBODY]
+async def test_a_proven_model_answers_while_every_program_but_the_gateway_is_frozen(setting: Setting) -> None:
+    world = setting.world
     client = await world.openai(NOBODY)
     frozen = [pid for program in PROGRAMS if program != "gateway" for pid in await world.pids(program)]
     try:
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
-        for name in ("rooms", asked.story.job.fine_tuned_model):
+        for name in ("rooms", setting.undisturbed.job.fine_tuned_model):
             assert await asyncio.to_thread(ask, client, name) == ANSWER
     finally:
         for pid in frozen:

@@ -108,7 +108,7 @@ class World:
         """SIGKILL. A server of ours is started again at once; everything else is its keeper's business."""
         if victim in (DATABASE, STORE):
             server = self.postgres if victim == DATABASE else self.s3
-            server.stop(signal.SIGKILL)
+            await asyncio.to_thread(server.stop, signal.SIGKILL)
             await asyncio.to_thread(server.start)
             return
         for pid in await self.pids(victim, job):
