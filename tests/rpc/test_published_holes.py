@@ -55,7 +55,9 @@ def told(caught: pytest.ExceptionInfo[AfinaError]) -> set[tuple[str, str]]:
 
 async def import_base(world: World, name: str, **files: Any) -> catalogue_pb2.CatalogueEntry:
     """Put a folder into the store as an import would, and ask for a catalogue entry."""
-    written = {path: data if isinstance(data, bytes) else json.dumps(data).encode() for path, data in files.items()}
+    written: dict[str, Any] = {
+        path: data if isinstance(data, bytes) else json.dumps(data).encode() for path, data in files.items()
+    }
     return await world.add_base(world.put_base(name, **written), name)
 
 
@@ -338,8 +340,11 @@ def test_cve_2025_61784_a_chat_that_points_to_a_url_or_a_file_is_refused_and_not
                 body = {"model": "tiny", "messages": [{"role": "user", "content": [{"type": "text", "text": "see"}, part]}]}
                 with pytest.raises(InvalidInput, match="type"):
                     check_chat(body)
-        for more in ({"chat_template": "{{ 1 }}"}, {"chat_template_kwargs": {}}, {"mm_processor_kwargs": {}}, {"lora_path": url},
-                     {"allowed_local_media_path": "/"}, {"media_io_kwargs": {}}, {"documents": [{"url": url}]}):  # fmt: skip
+        unlike: list[dict[str, Any]] = [
+            {"chat_template": "{{ 1 }}"}, {"chat_template_kwargs": {}}, {"mm_processor_kwargs": {}}, {"lora_path": url},
+            {"allowed_local_media_path": "/"}, {"media_io_kwargs": {}}, {"documents": [{"url": url}]},
+        ]  # fmt: skip
+        for more in unlike:
             with pytest.raises(InvalidInput):
                 check_chat({"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **more})
         assert asked == []
