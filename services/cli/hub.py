@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from services.cli.sources import SHARD_INDEX, SourceFile, file_opener, is_wanted, require_complete
 from services.common.errors import AfinaError, InvalidInput, NotFound, PermissionDenied, Unavailable
@@ -42,7 +43,7 @@ def fetch(hub_id: str, folder: Path, environ: Mapping[str, str], *, is_quiet: bo
     if is_quiet:
         disable_progress_bars()
     repo, asked = match["repo"], match["revision"]
-    endpoint, token = environ.get("HF_ENDPOINT") or None, environ.get("HF_TOKEN") or False
+    endpoint, token = _endpoint(environ.get("HF_ENDPOINT", "")), environ.get("HF_TOKEN") or False
     try:
         api = huggingface_hub.HfApi(endpoint=endpoint, token=token)
         commit = str(api.repo_info(repo, revision=asked).sha)
@@ -60,6 +61,17 @@ def fetch(hub_id: str, folder: Path, environ: Mapping[str, str], *, is_quiet: bo
         raise _away(hub_id, error) from error
     require_complete(told, hub_id)
     return Snapshot(told, commit)
+
+
+def _endpoint(given: str) -> str | None:
+    """Return where the hub is; None for its own address. Raises: InvalidInput (not http or https, or with a password in it)."""
+    if not given:
+        return None
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+        told = "HF_ENDPOINT has to be http:// or https:// and a host, without a password, which HF_TOKEN is for."
+        raise InvalidInput(told, reason="HUB_ENDPOINT_INVALID")
+    return given
 
 
 def _listed(tree: Any) -> dict[str, Any]:

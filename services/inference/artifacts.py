@@ -14,6 +14,7 @@ from services.inference.servers import ENGINE_RANKS
 
 GOLDEN_FILE = "golden.json"
 IMPORTED = ("bases/", "full/")  # where imports put whole weights
+MAX_DOCUMENT_BYTES = 16 << 20  # of what is read whole; the index of a base of a hundred shards has 2
 
 
 def read_manifest(store: ObjectStore, key: str) -> Manifest:
@@ -22,6 +23,8 @@ def read_manifest(store: ObjectStore, key: str) -> Manifest:
     A manifest is what a worker says. One that named the rows of another project as a file of its model would hand them out
     to whoever may download the model. Raises: InvalidInput, ArtifactNotFound.
     """
+    if store.head(key) > MAX_DOCUMENT_BYTES:
+        raise InvalidInput(f"{key} is larger than {MAX_DOCUMENT_BYTES} bytes; no manifest is.", reason="MANIFEST_INVALID")
     manifest = Manifest.from_json(store.read(key))
     own = "/".join(key.split("/")[:2]) + "/"
     homes = (*IMPORTED, own) if own.startswith("jobs/") else IMPORTED
@@ -100,6 +103,9 @@ def _modules(store: ObjectStore, manifest: Manifest) -> dict[str, tuple[int, int
 def _check_sizes(store: ObjectStore, manifest: Manifest) -> list[Violation]:
     violations = []
     for file in manifest.files:
+        if file.path in (*catalogue.READ_FILES, GOLDEN_FILE) and file.artifact.size_bytes > MAX_DOCUMENT_BYTES:
+            told = f"{file.path} has {file.artifact.size_bytes} bytes; at most {MAX_DOCUMENT_BYTES} are read."
+            violations.append(Violation(file.path, "TOO_LARGE", told))
         try:
             size_bytes = store.head(file.artifact.key)
         except ArtifactNotFound:

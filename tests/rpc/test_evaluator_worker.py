@@ -1,5 +1,6 @@
 """The evaluator with its real worker as a process, which asks a scripted gateway over real HTTP."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,11 +14,15 @@ from afina.v1 import api_key_pb2, suite_pb2
 from afina.v1 import evaluation_pb2 as pb
 from sacrebleu.metrics import BLEU, CHRF
 
+from services.common.backends import choose
 from services.common.backends.launcher.process import ProcessLauncher
+from services.common.errors import PermissionDenied, Unauthenticated
 from services.common.ports.manifest import put_folder
+from services.common.ports.object_store import ObjectStore
 from services.evaluator.evaluation import KIND
 from tests.builders import chat, eventually
 from tests.fakes_upstream import ScriptedInference, ScriptedUpstream, running_gateway
+from tests.servers import S3Server
 from tests.unit.evaluator.scripted_gateway import TEMPLATE, ScriptedGateway, save_tokenizer, words_of
 from tests.unit.evaluator.world import BASE, DATASET, LABELS, PARENT, TUNED, World, id_of, opened, prompts
 
@@ -37,10 +42,10 @@ def scripted_gateway() -> ScriptedGateway:
 
 
 @contextlib.asynccontextmanager
-async def with_worker(tmp_path: Path, gateway: ScriptedGateway) -> AsyncIterator[World]:
+async def with_worker(tmp_path: Path, gateway: ScriptedGateway, store: ObjectStore | None = None) -> AsyncIterator[World]:
     """An evaluator that launches the real worker as a process."""
     environment = {"GATEWAY_URL": gateway.url, "AFINA_CACHE": str(tmp_path / "cache")}
-    async with opened(tmp_path, ProcessLauncher(tmp_path / "processes"), environment) as world:
+    async with opened(tmp_path, ProcessLauncher(tmp_path / "processes"), environment, store=store) as world:
         yield world
 
 
@@ -114,6 +119,24 @@ async def test_the_real_worker_asks_scores_compares_and_publishes(tmp_path: Path
     assert sorted(message["content"] for message in few[0] if message["role"] == "assistant") == LABELS
     assert {key for _, _, key in gateway.requests} == {"Bearer afina-secret-1"}
     assert not list((tmp_path / "cache").glob("*/model.safetensors"))
+
+
+async def test_on_s3_the_worker_has_no_key_and_its_evaluation_comes_out_all_the_same(tmp_path: Path, s3_server: S3Server) -> None:
+    store = s3_server.store(tmp_path.name)
+    async with scripted_gateway().running() as gateway, with_worker(tmp_path, gateway, store) as world:
+        created = await world.create()
+        await asked(world, created.name, gateway, "tiny")
+        (manifest,) = (tmp_path / "processes").glob("*/manifest.json")
+        assert s3_server.environ["AWS_SECRET_ACCESS_KEY"] not in manifest.read_text()
+        given = json.loads(manifest.read_text())["environment"]
+        opened_store = choose.object_store(given["OBJECT_STORE"], given)
+        with pytest.raises(PermissionDenied):
+            await asyncio.to_thread(opened_store.delete, f"evaluations/{id_of(created.name)}/kept/x")
+        done = await ended(world, created.name)
+        assert done.state == pb.Evaluation.STATE_SUCCEEDED, done.error
+        assert list(store.list(f"evaluations/{id_of(created.name)}/kept/")) == []
+        with pytest.raises(Unauthenticated):
+            await asyncio.to_thread(opened_store.read, done.answers.key)
 
 
 async def test_labels_are_scored_by_the_template_that_the_catalogue_declares(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from afina.v1 import (
 )
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
 
+from services.cli.hub import fetch
 from services.cli.sources import folder_files
 from services.common.backends.launcher.process import ProcessLauncher
 from services.common.errors import AfinaError, InvalidInput, NotFound
@@ -54,7 +55,9 @@ def told(caught: pytest.ExceptionInfo[AfinaError]) -> set[tuple[str, str]]:
 
 async def import_base(world: World, name: str, **files: Any) -> catalogue_pb2.CatalogueEntry:
     """Put a folder into the store as an import would, and ask for a catalogue entry."""
-    written = {path: data if isinstance(data, bytes) else json.dumps(data).encode() for path, data in files.items()}
+    written: dict[str, Any] = {
+        path: data if isinstance(data, bytes) else json.dumps(data).encode() for path, data in files.items()
+    }
     return await world.add_base(world.put_base(name, **written), name)
 
 
@@ -163,6 +166,15 @@ HEADERS = [
     header('{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,99999999999]}}', data=b"0000"),
     header('{"a":{"dtype":"U8","shape":[4],"data_offsets":[-4,0]}}', data=b"0000"),
 ]  # fmt: skip
+
+
+async def test_a_document_of_absurd_size_is_refused_before_it_is_read(world: World) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await import_base(world, "large", config__json=b"{}" + b" " * (17 << 20))
+    assert told(caught) == {("config.json", "TOO_LARGE")}
+    world.store.commit("manifests/bases/large.json", b" " * (17 << 20))
+    with pytest.raises(InvalidInput):
+        await world.add_base("manifests/bases/large.json")
 
 
 async def test_headers_of_absurd_sizes_are_refused_and_nothing_of_their_size_is_allocated(world: World) -> None:
@@ -328,8 +340,11 @@ def test_cve_2025_61784_a_chat_that_points_to_a_url_or_a_file_is_refused_and_not
                 body = {"model": "tiny", "messages": [{"role": "user", "content": [{"type": "text", "text": "see"}, part]}]}
                 with pytest.raises(InvalidInput, match="type"):
                     check_chat(body)
-        for more in ({"chat_template": "{{ 1 }}"}, {"chat_template_kwargs": {}}, {"mm_processor_kwargs": {}}, {"lora_path": url},
-                     {"allowed_local_media_path": "/"}, {"media_io_kwargs": {}}, {"documents": [{"url": url}]}):  # fmt: skip
+        unlike: list[dict[str, Any]] = [
+            {"chat_template": "{{ 1 }}"}, {"chat_template_kwargs": {}}, {"mm_processor_kwargs": {}}, {"lora_path": url},
+            {"allowed_local_media_path": "/"}, {"media_io_kwargs": {}}, {"documents": [{"url": url}]},
+        ]  # fmt: skip
+        for more in unlike:
             with pytest.raises(InvalidInput):
                 check_chat({"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **more})
         assert asked == []
@@ -353,3 +368,32 @@ def test_cve_2025_61784_a_row_that_points_to_a_url_or_a_file_is_refused_or_stays
 def read(row: dict[str, Any]) -> list[Record | Fault]:
     """What the dataset makes of a row."""
     return list(read_records(io.BytesIO(json.dumps(row).encode())))
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "file:///etc",
+        "ftp://hub",
+        "gopher://127.0.0.1:6379/_x",
+        "http://",
+        "//host",
+        "http://user:secret@hub",
+        "https://hub?x=1",
+        "hub",
+    ],
+)
+def test_a_hub_is_asked_over_http_alone_and_gets_no_password_from_its_url(tmp_path: Path, endpoint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        fetch("org/tiny", tmp_path, {"HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_x"}, is_quiet=True)
+    assert caught.value.reason == "HUB_ENDPOINT_INVALID"
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "hub_id", ["../../etc", "org/../x", "http://127.0.0.1/x", "org/name@../../x y", "a/b/c", "org/name\n", "/abs/x"]
+)
+def test_a_hub_id_is_a_name_and_never_a_path_or_a_url(tmp_path: Path, hub_id: str) -> None:
+    with pytest.raises(InvalidInput):
+        fetch(hub_id, tmp_path, {"HF_ENDPOINT": "http://127.0.0.1:1"}, is_quiet=True)
+    assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,7 @@ def test_a_request_travels_whole() -> None:
     assert request_of(message_of(whole)) == whole
     assert {verb: request_of(message_of(replace(whole, verb=verb))).verb for verb in StoreVerb} == {v: v for v in StoreVerb}
     unset = message_of(whole)
-    unset.verb = 0
+    unset.verb = 0  # type: ignore[assignment]
     with pytest.raises(InvalidInput):
         request_of(unset)
     unset.verb = 77  # type: ignore[assignment]

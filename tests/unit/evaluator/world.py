@@ -19,6 +19,8 @@ from afina.v1 import (
     model_pb2,
     model_pb2_grpc,
     resources_pb2,
+    store_access_pb2,
+    store_access_pb2_grpc,
     suite_pb2,
     suite_pb2_grpc,
     worker_pb2,
@@ -32,15 +34,17 @@ from services.common.backends.database.sql import SqlDatabase
 from services.common.backends.object_store.local import LocalObjectStore
 from services.common.ports.launcher import Launcher
 from services.common.ports.manifest import Manifest, ManifestFile, put_folder
+from services.common.ports.object_store import ObjectStore
 from services.common.reconcile import Reconciler
 from services.common.transport.grpc_client import Client
 from services.common.transport.grpc_server import registration
+from services.common.transport.store_access_rpc import StoreAccessRpc
 from services.common.transport.worker_reports import WorkerRpc
 from services.evaluator.attempts import reconcile_evaluation
 from services.evaluator.clients import Peers
 from services.evaluator.evaluation import KIND
 from services.evaluator.rpc import EvaluationRpc, SuiteRpc
-from services.evaluator.use_cases import Evaluator, report_progress
+from services.evaluator.use_cases import Evaluator, report_progress, store_grant
 from tests.builders import chat, jsonl, serving
 from tests.fakes import ScriptedLauncher
 from tests.unit.evaluator.scripted_gateway import save_tokenizer
@@ -116,7 +120,7 @@ class World:
     evaluations: Client
     workers: Client
     evaluator: Evaluator
-    store: LocalObjectStore
+    store: ObjectStore
     datasets: ScriptedDatasets
     models: ScriptedModels
     keys: ScriptedKeys
@@ -212,16 +216,18 @@ def rows(first: int, count: int) -> list[dict[str, Any]]:
     return [chat(f"classify item {n}", LABELS[n % 3]) for n in range(first, first + count)]
 
 
-def part_of(store: LocalObjectStore, given: list[dict[str, Any]]) -> dataset_pb2.DatasetPart:
+def part_of(store: ObjectStore, given: list[dict[str, Any]]) -> dataset_pb2.DatasetPart:
     """Return rows as one side of a dataset."""
     artifact = store.put("datasets", io.BytesIO(jsonl(given)))
     return dataset_pb2.DatasetPart(row_count=len(given), artifact=resources_pb2.Artifact(**vars(artifact)))
 
 
 @contextlib.asynccontextmanager
-async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str], keys_address: str = "") -> AsyncIterator[World]:
-    """An evaluator with its peers; `keys_address` is a gateway's that issues real keys."""
-    store = LocalObjectStore(tmp_path / "objects")
+async def opened(
+    tmp_path: Path, launcher: Launcher, environment: dict[str, str], keys_address: str = "", store: ObjectStore | None = None
+) -> AsyncIterator[World]:
+    """An evaluator with its peers; `keys_address` is a gateway's that issues real keys, `store` another than the folder's."""
+    store = store or LocalObjectStore(tmp_path / "objects")
     datasets, models, keys = ScriptedDatasets(), ScriptedModels(), ScriptedKeys()
     fill(store, datasets, models, tmp_path)
     async with contextlib.AsyncExitStack() as stack:
@@ -241,6 +247,12 @@ async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str]
                 registration(
                     worker_pb2_grpc, worker_pb2, "WorkerService", WorkerRpc(functools.partial(report_progress, evaluator))
                 ),
+                registration(
+                    store_access_pb2_grpc,
+                    store_access_pb2,
+                    "StoreAccessService",
+                    StoreAccessRpc(store, functools.partial(store_grant, evaluator)),
+                ),
             )
         )
         environment["AFINA_REPORT_TO"] = address
@@ -253,7 +265,7 @@ async def opened(tmp_path: Path, launcher: Launcher, environment: dict[str, str]
         yield World(suites, evaluations, workers, evaluator, store, datasets, models, keys, loop)
 
 
-def fill(store: LocalObjectStore, datasets: ScriptedDatasets, models: ScriptedModels, tmp_path: Path) -> None:
+def fill(store: ObjectStore, datasets: ScriptedDatasets, models: ScriptedModels, tmp_path: Path) -> None:
     # One training row more of "positive", which so is the majority.
     train = [*rows(0, 9), chat("classify item 11", "positive")]
     datasets.datasets[DATASET] = dataset_pb2.Dataset(
