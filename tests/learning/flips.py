@@ -10,11 +10,14 @@ node's cache is fetched again.
 
 import argparse
 import dataclasses
+import logging
 import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
 
 from services.common.errors import ArtifactNotFound, InvalidInput
 from services.common.ports.manifest import Manifest, fetch_folder
@@ -171,6 +174,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=500, help="flips in each file")
     asked = parser.parse_args()
+    logging.disable(logging.WARNING)  # each mended file of a cache is told
+    disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="afina-flips-") as scratch:
         job = trained_job(Path(scratch, "job"), build_tiny_base(Path(scratch, "base")))
         tallies = tally(job, asked.count)

@@ -90,7 +90,9 @@ def _try(tree: Path, mutation: Mutation) -> Outcome:
 
 def _run(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Run tests in the copied tree. Returns: pytest's exit code, and the first failure or its last line."""
-    environment = {**os.environ, "PYTHONPATH": f"{tree}:{tree}/proto/gen", "PYTHONDONTWRITEBYTECODE": "1"}
+    # One thread: on shared cores several wait for one another, many times as long as these tiny models take.
+    settings = {"PYTHONPATH": f"{tree}:{tree}/proto/gen", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **settings}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "240", *tests]
     try:
         ended = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)

@@ -111,3 +111,13 @@ def test_options_of_a_stream_are_booleans_that_are_known(body: dict[str, Any], p
 def test_a_stream_may_say_that_it_wants_no_usage() -> None:
     options = {"include_usage": False}
     assert check_chat({**CHAT, "stream": True, "stream_options": options}).passed_on["stream_options"] == options
+
+
+@pytest.mark.parametrize(("prompts", "n"), [(129, 1), (65, 2), (2, 65)])
+def test_one_request_asks_for_128_answers_at_most(prompts: int, n: int) -> None:
+    error = refusal({"model": "m", "prompt": ["hi"] * prompts, "n": n}, check_completion)
+    assert f"{prompts * n}" in error.message
+
+
+def test_a_prompt_of_many_token_ids_is_one_prompt() -> None:
+    assert check_completion({"model": "m", "prompt": [1] * 1000, "n": 128}).passed_on["n"] == 128
