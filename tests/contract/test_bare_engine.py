@@ -20,13 +20,13 @@ import aiohttp
 import pytest
 
 from services.common.backends.launcher.process import ProcessLauncher
-from services.common.backends.model_server.vllm import ServerPlan, VllmServer, workload
+from services.common.backends.model_server.vllm import ServerPlan, workload
 from services.common.ports.launcher import WorkloadState
 from services.common.ports.model_server import GoldenChat
 from services.inference.proof import parse_golden
 from tests.builders import eventually, free_port
 from tests.corruptions import FOUND_IN_FILES, WEIGHTS
-from tests.engine import bare, make_adapter, spoiled, start, stop
+from tests.engine import AnyServer, bare, make_adapter, spoiled, start, stop
 from tests.tiny_model import build_tiny_base
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -66,13 +66,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         asyncio.run(stop(launcher, plan.key))
 
 
-class Client(VllmServer):
+class Client(AnyServer):
     """A bare vLLM, asked as anybody could who reaches it."""
-
-    async def post(self, path: str, **body: Any) -> tuple[int, str]:
-        """Return status and text, whatever they are."""
-        async with self._session.post(self.url + path, json=body, headers=self._headers) as response:
-            return response.status, await response.text()
 
     async def load_from(self, name: str, path: Path, **options: Any) -> int:
         """Load an adapter by path, as vLLM's own API does, and return the status."""
