@@ -97,10 +97,14 @@ def put_adapter(store: ObjectStore, folder: Path, base_digest: str) -> str:
 
 
 def bare(given: Workload, **options: str) -> Workload:
-    """Return a server without Afina's plugin, with some options of its command line changed."""
+    """Return a server without Afina's plugin, with some options of its command line set otherwise."""
     command = list(given.command)
     for option, value in options.items():
-        command[command.index(f"--{option.replace('_', '-')}") + 1] = value
+        flag = f"--{option.replace('_', '-')}"
+        if flag in command:
+            command[command.index(flag) + 1] = value
+        else:
+            command += [flag, value]
     environment = {key: value for key, value in given.environment.items() if not key.startswith("AFINA_")}
     return replace(given, command=tuple(command), environment={**environment, "VLLM_PLUGINS": "none"})
 
