@@ -102,7 +102,7 @@ def _rank_too_high(folder: Path) -> None:
 FOUND_IN_FILES: dict[str, Corruption] = {
     "keys under a wrong prefix": Corruption(_wrong_prefix, "MODULE_UNKNOWN", "AS_BASE"),
     "layers that the base lacks": Corruption(_layers_out_of_range, "MODULE_UNKNOWN", "AS_BASE"),
-    "half of the keys of a module missing": Corruption(_half_missing, "PAIR_INCOMPLETE", "OTHERWISE"),
+    "half of the keys of a module missing": Corruption(_half_missing, "PAIR_INCOMPLETE", "REFUSED"),
     "a layer missing": Corruption(_layer_missing, "MODULE_MISSING", "OTHERWISE"),
     "keys of a wrong shape": Corruption(_misshapen, "SHAPE_MISMATCH", "OTHERWISE"),
     "a NaN": Corruption(_poisoned(math.nan), "NOT_FINITE", "NAN"),

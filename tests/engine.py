@@ -70,6 +70,18 @@ def make_adapter(base: Path, folder: Path, seed: int, scale: float, base_digest:
     return golden
 
 
+class AnyServer(VllmServer):
+    """A vLLM, asked as anybody could who reaches it and has its key."""
+
+    async def post(self, path: str, **body: Any) -> tuple[int, str]:
+        """Return status and text, whatever they are; 0 where there is no answer."""
+        try:
+            async with self._session.post(self.url + path, json=body, headers=self._headers) as response:
+                return response.status, await response.text()
+        except aiohttp.ClientError as error:
+            return 0, str(error)
+
+
 def spoiled(good: Path, folder: Path, spoil: Callable[[Path], None]) -> Path:
     """Return a copy of an adapter's folder to which something was done."""
     shutil.copytree(good, folder)
@@ -85,10 +97,14 @@ def put_adapter(store: ObjectStore, folder: Path, base_digest: str) -> str:
 
 
 def bare(given: Workload, **options: str) -> Workload:
-    """Return a server without Afina's plugin, with some options of its command line changed."""
+    """Return a server without Afina's plugin, with some options of its command line set otherwise."""
     command = list(given.command)
     for option, value in options.items():
-        command[command.index(f"--{option.replace('_', '-')}") + 1] = value
+        flag = f"--{option.replace('_', '-')}"
+        if flag in command:
+            command[command.index(flag) + 1] = value
+        else:
+            command += [flag, value]
     environment = {key: value for key, value in given.environment.items() if not key.startswith("AFINA_")}
     return replace(given, command=tuple(command), environment={**environment, "VLLM_PLUGINS": "none"})
 

@@ -45,6 +45,7 @@ async def import_source(
     aliases: tuple[str, ...] = (),
     max_length: int = 0,
     template: str | None = None,
+    parser: str = "",
     replace: bool = False,
 ) -> Any:
     """Put a base's files into the object store, then name them in the catalogue; twice is once.
@@ -54,6 +55,7 @@ async def import_source(
     manifest_key, manifest = await imports.put_source(call, source, "base", {})
     name = f"catalogueEntries/{entry_id or source.name}"
     wanted: dict[str, Any] = {"aliases": list(aliases), "max_length": max_length, "chat_template": template or ""}
+    wanted["tool_call_parser"] = parser
     try:
         known = await get(call, name)
     except NotFound:
@@ -86,6 +88,7 @@ def show(call: Call, entry: catalogue_pb2.CatalogueEntry) -> None:
             "aliases": ", ".join(entry.aliases),
             "longest": f"{entry.max_length} tokens",
             "template": f"declared, {len(entry.chat_template.encode())} bytes" if entry.chat_template else "",
+            "tool calls": entry.tool_call_parser,
         },
     )
 

@@ -51,6 +51,7 @@ def group() -> None:
 @click.option("--alias", "aliases", multiple=True, help="Another name for it; repeatable.")
 @click.option("--max-length", type=int, default=0, help="Longest prompt with answer, in tokens; 2048.")
 @click.option("--chat-template", "template", type=TEMPLATE, help="A Jinja file, for a base that brings no template.")
+@click.option("--tool-call-parser", "parser", default="", help="vLLM's name of what reads the base's tool calls: hermes, say.")
 @click.option("--replace", is_flag=True, help="Let a name that other weights have mean these.")
 @click.option("--full", is_flag=True, help="Full weights of this project, fine-tuned or merged, instead of a base.")
 @click.option("--base", help="With --full: the base that they came from.")
@@ -61,7 +62,7 @@ async def import_(call: Call, source: str, full: bool, **options: Any) -> None:
     SOURCE is a directory, s3://bucket/prefix (with this installation's S3 settings), or a hub id such as org/name@revision
     (HF_ENDPOINT, HF_TOKEN). Only files that can't run code are taken.
     """
-    for_base = {key: options[key] for key in ("entry_id", "aliases", "template", "replace")}
+    for_base = {key: options[key] for key in ("entry_id", "aliases", "template", "parser", "replace")}
     for_full = {key: options[key] for key in ("base", "suffix")}
     if wrong := [f"--{_flag(key)}" for key, value in (for_base if full else for_full).items() if value]:
         raise click.UsageError(f"{', '.join(wrong)} {'does not go' if full else 'goes only'} with --full.")
@@ -96,19 +97,21 @@ async def list_(call: Call) -> None:
 @click.option("--remove-alias", "removed", multiple=True, help="Take a name away; repeatable.")
 @click.option("--max-length", type=int, help="Longest prompt with answer, in tokens.")
 @click.option("--chat-template", "template", type=TEMPLATE, help="A Jinja file, for a base that brings no template.")
-async def update(
-    call: Call, name: str, added: tuple[str, ...], removed: tuple[str, ...], max_length: int | None, template: str | None
-) -> None:
-    """Change the aliases, the length or the template of a base in the catalogue."""
+@click.option("--tool-call-parser", "parser", help='vLLM\'s name of what reads its tool calls; "" for nothing.')
+async def update(call: Call, name: str, added: tuple[str, ...], removed: tuple[str, ...], **options: Any) -> None:
+    """Change the aliases, the length, the template or the tool call parser of a base in the catalogue."""
     entry = await catalogue.get(call, name)
     if strange := sorted(set(removed) - set(entry.aliases)):
         raise InvalidInput(f"{name} has no alias {', '.join(strange)}; it has {', '.join(entry.aliases) or 'none'}.")
-    fields: dict[str, Any] = {"max_length": max_length, "chat_template": template}
+    names = {"max_length": "max_length", "template": "chat_template", "parser": "tool_call_parser"}
+    fields: dict[str, Any] = {field: options[option] for option, field in names.items()}
     if added or removed:
         fields["aliases"] = [alias for alias in (*entry.aliases, *added) if alias not in removed]
     given = {key: value for key, value in fields.items() if value is not None}
     if not given:
-        raise click.UsageError("Say what to change: --add-alias, --remove-alias, --max-length or --chat-template.")
+        raise click.UsageError(
+            "Say what to change: --add-alias, --remove-alias, --max-length, --chat-template or --tool-call-parser."
+        )
     catalogue.show(call, await catalogue.update(call, entry, given))
 
 
@@ -271,4 +274,4 @@ def _is_base(model: model_pb2.Model) -> bool:
 
 
 def _flag(option: str) -> str:
-    return {"entry_id": "name", "aliases": "alias", "template": "chat-template"}.get(option, option)
+    return {"entry_id": "name", "aliases": "alias", "template": "chat-template", "parser": "tool-call-parser"}.get(option, option)

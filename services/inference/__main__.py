@@ -81,6 +81,7 @@ def describe(settings: Settings, store: ObjectStore, server: Server, folder: Pat
             accelerator=settings.accelerator,
             kv_cache_gib=settings.kv_cache_gib,
             chat_template=str(write_template(Path(settings.cache), server.chat_template)) if server.chat_template else "",
+            tool_call_parser=server.tool_call_parser,
         )
     )
 

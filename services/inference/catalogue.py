@@ -23,6 +23,15 @@ ENTRY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_MAX_LENGTH = 2048
 MIN_MAX_LENGTH, MAX_MAX_LENGTH = 128, 131072
 MAX_ALIASES = 32
+# What can turn a model's text into calls of tools. Source: vLLM 0.32, vllm/tool_parsers/__init__.py
+TOOL_CALL_PARSERS = frozenset((
+    "dots", "deepseek_v3", "deepseek_v31", "deepseek_v32", "deepseek_v4", "deepseek_v41", "cohere_command3", "cohere_command4",
+    "ernie45", "glm45", "glm47", "ling3", "granite-20b-fc", "granite", "granite4", "hermes", "hf", "poolside_v1",
+    "hunyuan_a13b", "hy_v3", "hy_v4", "internlm", "jamba", "lfm2", "kimi_k2", "kimi_k3", "k2_horizon", "llama3_json",
+    "llama4_json", "llama4_pythonic", "longcat", "mimo", "minimax_m2", "minimax_m3", "minicpm5", "mistral", "olmo3", "plamo3",
+    "muse_glimmer", "openai", "phi4_mini_json", "pythonic", "qwen3_coder", "qwen3_json", "qwen3_xml", "seed_oss", "step3",
+    "step3p5", "inkling", "xlam", "gigachat3", "functiongemma", "gemma4", "apertus",
+))  # fmt: skip
 TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model"})
 SHARD_INDEX = "model.safetensors.index.json"
 READ_FILES = remote_code.FILES | {SHARD_INDEX}
@@ -40,6 +49,7 @@ class Entry:
     max_length: int
     aliases: tuple[str, ...] = field(default_factory=tuple)
     chat_template: str = ""
+    tool_call_parser: str = ""
 
     @property
     def entry_id(self) -> str:
@@ -75,6 +85,9 @@ def check_entry(entry: Entry) -> list[Violation]:
     violations += check_max_length(entry.max_length, "catalogue_entry.max_length")
     if not entry.manifest_key:
         violations.append(Violation("catalogue_entry.manifest_key", "REQUIRED", "Give manifest_key: where its manifest is."))
+    if entry.tool_call_parser and entry.tool_call_parser not in TOOL_CALL_PARSERS:
+        told = f"There is no parser {entry.tool_call_parser!r:.80}; choose of {', '.join(sorted(TOOL_CALL_PARSERS))}, or none."
+        violations.append(Violation("catalogue_entry.tool_call_parser", "UNKNOWN", told))
     return violations + check_template(entry.chat_template)
 
 

@@ -1,11 +1,13 @@
 """What use cases ask of the loops, as records: that a server runs, that it runs otherwise, or that it ends."""
 
 import contextlib
+import secrets
 from collections.abc import Callable
 
 from services.common.errors import AlreadyExists, NotFound
 from services.common.ports.database import Document
 from services.inference import model
+from services.inference.catalogue import Entry
 from services.inference.inference import Inference
 from services.inference.model import Model
 from services.inference.public_ids import entry_of
@@ -18,7 +20,8 @@ async def want(inference: Inference, wanted: Model) -> None:
     weights = wanted
     if wanted.kind == "ADAPTER":
         weights = Model.from_document((await inference.database.get(model.KIND, wanted.base)).document)
-    template = await template_of(inference, weights)
+    entry = await _entry_for(inference, weights)
+    template, parser = _template(weights, entry), entry.tool_call_parser if entry else ""
     server = Server(
         name=server_name(weights.digest),
         base=model.base_name(weights.digest),
@@ -27,12 +30,14 @@ async def want(inference: Inference, wanted: Model) -> None:
         max_length=weights.max_length,
         max_rank=0 if wanted.kind == "FULL" else ENGINE_RANKS[0],
         chat_template=template,
+        tool_call_parser=parser,
+        birth=secrets.token_hex(3),
         since=inference.clock().isoformat(),
     )
 
     def edit(running: Server) -> Server:
         grown = running.grow(max(wanted.rank, server.max_rank), inference.clock())
-        fitting = grown.fit(weights.max_length, template, inference.clock())
+        fitting = grown.fit(weights.max_length, template, parser, inference.clock())
         return fitting.restart(inference.clock()) if fitting.state == "STOPPED" else fitting
 
     with contextlib.suppress(AlreadyExists):
@@ -53,13 +58,13 @@ async def want(inference: Inference, wanted: Model) -> None:
         await inference.database.create(PLACEMENT_KIND, placement.name, placement.to_document(), due_time=inference.clock())
 
 
-async def relaunch(inference: Inference, weights: Model, chat_template: str) -> None:
+async def relaunch(inference: Inference, weights: Model, entry: Entry) -> None:
     """Have a server that runs launched again with what a catalogue entry says now; the absent is success."""
     with contextlib.suppress(NotFound):
         await _edit(
             inference,
             server_name(weights.digest),
-            lambda server: server.fit(weights.max_length, chat_template, inference.clock()),
+            lambda server: server.fit(weights.max_length, entry.chat_template, entry.tool_call_parser, inference.clock()),
         )
 
 
@@ -95,10 +100,16 @@ async def prove_again(inference: Inference, known: Model) -> None:
 
 async def template_of(inference: Inference, weights: Model) -> str:
     """Return the chat template that the catalogue declares for whole weights or for the base that they came from."""
-    if weights.has_chat_template:
-        return ""
-    entry = await entry_of(inference, weights.name if weights.kind == "BASE" else weights.base)
-    return entry.chat_template if entry else ""
+    return _template(weights, await _entry_for(inference, weights))
+
+
+async def _entry_for(inference: Inference, weights: Model) -> Entry | None:
+    """Return the catalogue's entry of whole weights or of the base that they came from."""
+    return await entry_of(inference, weights.name if weights.kind == "BASE" else weights.base)
+
+
+def _template(weights: Model, entry: Entry | None) -> str:
+    return entry.chat_template if entry and not weights.has_chat_template else ""
 
 
 async def _edit(inference: Inference, name: str, edit: Callable[[Server], Server]) -> None:

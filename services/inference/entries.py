@@ -23,7 +23,7 @@ from services.inference.model import Model
 from services.inference.public_ids import entry_of, holder_of, release, reserve
 from services.inference.records import change, every
 
-UPDATABLE = frozenset({"aliases", "max_length", "chat_template", "manifest_key"})
+UPDATABLE = frozenset({"aliases", "max_length", "chat_template", "manifest_key", "tool_call_parser"})
 _logger = logging.getLogger("afina.inference")
 
 
@@ -105,7 +105,7 @@ async def update_entry(inference: Inference, given: Entry, fields: frozenset[str
     # What follows is done again by whoever repeats a call that broke off here.
     await _amend(inference, base)
     await release(inference, set(old.public_ids) - set(new.public_ids))
-    await relaunch(inference, base, new.chat_template)
+    await relaunch(inference, base, new)
     if new.model != old.model:
         await forget_base(inference, old.model, f"{new.name} means other weights now.")
     log(_logger, logging.INFO, "catalogue entry changed", entry=new.name, fields=sorted(fields))

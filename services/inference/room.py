@@ -6,7 +6,7 @@ the server that was asked least recently goes, if nobody has asked it for a minu
 Who has a place stands in one record, written over the version that was read: of two programs that look at the same moment
 one writes, and the other looks again. A place is taken before a port is chosen and given back when the server's own record
 says that nothing of it runs, so a program that ends in between leaves a place taken by a server that will use it. It is
-taken for one generation: a server that is launched again asks again.
+taken for one launch: a server that is launched again asks again.
 """
 
 import logging
@@ -27,18 +27,17 @@ _logger = logging.getLogger("afina.inference")
 async def make_room(inference: Inference, server: Server) -> str:
     """Take a place and return "" where a server may be launched now, or say in words what it waits for. Idempotent."""
     room = await _room(inference)
-    known = {other.name: other for other in map(_read, await every(inference.database, SERVER_KIND))}
-    placed = {
-        name: other.generation
-        for name, other in known.items()
-        if other.takes_memory or (other.state == "STARTING" and room.document["generations"].get(name) == other.generation)
-    }
-    if server.name in placed:
+    placed = [
+        other
+        for other in map(_read, await every(inference.database, SERVER_KIND))
+        if other.takes_memory or (other.state == "STARTING" and other.key in room.document["launches"])
+    ]
+    if server.name in {other.name for other in placed}:
         return ""
     if len(placed) >= inference.max_servers:
-        return await _await_place(inference, server, [known[name] for name in placed])
+        return await _await_place(inference, server, placed)
     try:
-        await inference.database.update(room, {"generations": {**placed, server.name: server.generation}})
+        await inference.database.update(room, {"launches": [*(other.key for other in placed), server.key]})
     except Conflict:
         return "It looks for a place, as another does at this moment."
     return ""
@@ -74,7 +73,7 @@ async def _room(inference: Inference) -> Record:
     except NotFound:
         pass
     try:
-        return await inference.database.create(ROOM_KIND, ROOM_NAME, {"generations": {}})
+        return await inference.database.create(ROOM_KIND, ROOM_NAME, {"launches": []})
     except AlreadyExists:  # another program was first
         return await inference.database.get(ROOM_KIND, ROOM_NAME)
 

@@ -194,7 +194,8 @@ def _wait_s(context: grpc.aio.ServicerContext) -> float:
 
 
 def _asked(given: catalogue_pb2.CatalogueEntry, name: str) -> Entry:
-    return Entry(name, "", "", given.manifest_key, given.max_length, tuple(given.aliases), given.chat_template)
+    aliases, parser = tuple(given.aliases), given.tool_call_parser
+    return Entry(name, "", "", given.manifest_key, given.max_length, aliases, given.chat_template, parser)
 
 
 def _model(record: Record, status: serving.Status | None = None) -> model_pb2.Model:
@@ -258,6 +259,7 @@ def _entry(record: Record) -> catalogue_pb2.CatalogueEntry:
         max_length=entry.max_length,
         create_time=wire.timestamp(record.create_time),
         chat_template=entry.chat_template,
+        tool_call_parser=entry.tool_call_parser,
         etag=str(record.version),
     )
 

@@ -33,10 +33,11 @@ class Server:
     """A model server as it is stored.
 
     `base` is models/{id} of its weights' digest, whatever they are; `max_rank` is 0 for one that takes no adapters;
-    `chat_template` is what the catalogue declares. `since` is when its state began, `used_time` when it was last seen to
-    answer, both ISO 8601 UTC; `answered_count` counts answers of this generation. `port` is 0 exactly while nothing of this
-    generation can run: before one is chosen, and once it was seen to have ended. One that `comes_back` is launched again when
-    it has ended; one that `awaits_room` is launched when another has ended.
+    `chat_template` and `tool_call_parser` are what the catalogue declares. `since` is when its state began, `used_time` when it
+    was last seen to answer, both ISO 8601 UTC; `answered_count` counts answers of this generation. `port` is 0 exactly while
+    nothing of this generation can run: before one is chosen, and once it was seen to have ended. One that `comes_back` is
+    launched again when it has ended; one that `awaits_room` is launched when another has ended. `birth` tells it from one of the
+    same weights that was forgotten, whose generations were counted from 1 too.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Server:
     answered_count: int = 0
     comes_back: bool = False
     awaits_room: bool = False
+    tool_call_parser: str = ""
+    birth: str = ""
 
     @property
     def takes_memory(self) -> bool:
@@ -66,8 +69,9 @@ class Server:
 
     @property
     def key(self) -> str:
-        """The launcher's key of this generation."""
-        return f"server-{last(self.name)}-{self.generation}"
+        """The launcher's key of this generation, which no launch has had before: a launcher adopts what it knows."""
+        born = f"-{self.birth}" if self.birth else ""
+        return f"server-{last(self.name)}{born}-{self.generation}"
 
     @property
     def url(self) -> str:
@@ -142,11 +146,11 @@ class Server:
         fitting = next(size for size in ENGINE_RANKS if size >= rank)
         return replace(self, max_rank=fitting)._relaunch(f"It is launched again for adapters of rank {rank}.", now)
 
-    def fit(self, max_length: int, chat_template: str, now: datetime) -> "Server":
-        """Return it as one with this longest length and template; itself where it has them already."""
-        if (self.max_length, self.chat_template) == (max_length, chat_template):
+    def fit(self, max_length: int, chat_template: str, tool_call_parser: str, now: datetime) -> "Server":
+        """Return it as one with this longest length, template and parser; itself where it has them already."""
+        changed = replace(self, max_length=max_length, chat_template=chat_template, tool_call_parser=tool_call_parser)
+        if changed == self:
             return self
-        changed = replace(self, max_length=max_length, chat_template=chat_template)
         return changed._relaunch("It is launched again for its catalogue entry, which was changed.", now)
 
     def _relaunch(self, message: str, now: datetime) -> "Server":

@@ -33,6 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.common.backends.launcher.process import ProcessLauncher
 from services.common.backends.model_server.vllm import ServerPlan, VllmServer
+from services.common.errors import Unavailable
 from services.common.ports.manifest import Manifest, fetch_folder
 from services.common.ports.model_server import GoldenChat
 from services.inference.adapter_checks import check_adapter, folder_modules
@@ -150,9 +151,12 @@ def _base(bench: Bench) -> Path:
 
 def _train(bench: Bench, base: Path) -> list[Adapter]:
     """Train what is missing, as jobs, and return the adapters, all of them where there was time."""
+    from transformers.utils import logging
+
     from services.trainer.worker import attempt
     from tests.learning.builders import Events, desk, recipe
 
+    logging.disable_progress_bar()
     shelf = bench.folder / "jobs"
     desk_ = desk(shelf, base, _rows(0)) if not (shelf / "spec.json").exists() else None
     if desk_ is not None:
@@ -261,11 +265,19 @@ async def _bad(
             reasons = [violation.reason for violation in violations]
             forced = f"bad-{at}-{sum(name.encode())}-{time.monotonic_ns()}"
             is_taken = await server.force(forced, folder)
-            proof = _told(await prove(server, forced, adapter.chats)) if is_taken else {"is_proven": False, "reason": "ENGINE"}
+            proof = await _proof_of(server, forced, adapter.chats) if is_taken else {"is_proven": False, "reason": "NOT_LOADED"}
             await server.unload(forced)
         bench.note(kind="bad", adapter=at, corruption=name, files=reasons[:1], **proof)
         bench.progress.update(task, advance=1)
     return True
+
+
+async def _proof_of(server: "Forced", name: str, chats: tuple[GoldenChat, ...]) -> dict[str, Any]:
+    """Prove what may be broken: numbers that the engine can't write as JSON are an error of its own."""
+    try:
+        return _told(await prove(server, name, chats))
+    except Unavailable as error:
+        return {"is_proven": False, "reason": error.reason}
 
 
 class Forced(VllmServer):
@@ -359,7 +371,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many; exit code 3 says that some is left")
     parser.add_argument("--folder", type=Path, help="where all of it stays; the same command goes on there")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    return parser.parse_args()
+    told = parser.parse_args()
+    if told.adapters < 2 * len(RANKS):
+        parser.error(f"--adapters is at least {2 * len(RANKS)}: a bad one is made of two of the same rank")
+    return told
 
 
 if __name__ == "__main__":

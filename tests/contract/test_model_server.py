@@ -21,7 +21,7 @@ from services.common.ports.model_server import GoldenChat, ModelServer
 from services.inference.proof import parse_golden, prove
 from tests.builders import eventually, free_port
 from tests.corruptions import FOUND_IN_FILES, edit_config
-from tests.engine import CHATS, make_adapter, put_adapter, spoiled, start, stop
+from tests.engine import CHATS, AnyServer, make_adapter, put_adapter, spoiled, start, stop
 from tests.fakes import ScriptedModelServer
 from tests.tiny_model import build_tiny_base, name_code
 
@@ -252,3 +252,21 @@ async def test_what_must_not_reach_the_engine_does_not_and_its_neighbours_stay_r
         await vllm.load(engine.adapters[bad])
     assert engine.adapters[bad] not in await vllm.loaded()
     assert (await prove(vllm, engine.adapters["good"], engine.chats("good"))).is_proven
+
+
+async def test_log_probabilities_of_a_prompt_beside_other_requests_end_the_engine(engine: Engine) -> None:
+    """The last test of this file: the engine is gone after it. Afina never asks so, and the gateway passes nobody's asking on."""
+    async with aiohttp.ClientSession() as session:
+        server = AnyServer(engine.url, engine.api_key, session)
+
+        async def ask(number: int) -> None:
+            kind: dict[str, int] = {"prompt_logprobs": 1} if number % 2 else {}
+            await server.post(
+                "/v1/completions", model=engine.base, prompt=[5 + number] * 60, max_tokens=40, ignore_eos=True, **kind
+            )
+
+        for _ in range(20):
+            await asyncio.gather(*(ask(number) for number in range(12)))
+            if not await server.is_up():
+                return
+        raise AssertionError("the engine bears prompt_logprobs beside other requests now; the gateway may learn to pass them on")

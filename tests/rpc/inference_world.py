@@ -280,7 +280,12 @@ def make_inference(tmp_path: Path, world: dict[str, Any], evaluator_address: str
     def describe(server: Server, folder: Path) -> Workload:
         if not world["is_stranger"]:
             world["digests"][server.url] = server.digest
-        environment = {"API_KEY": server.api_key, "RANK": str(server.max_rank), "TEMPLATE": server.chat_template}
+        environment = {
+            "API_KEY": server.api_key,
+            "RANK": str(server.max_rank),
+            "TEMPLATE": server.chat_template,
+            "PARSER": server.tool_call_parser,
+        }
         return Workload(server.key, "server", ("serve", str(folder)), environment)
 
     def connect(url: str, api_key: str) -> ScriptedModelServer:

@@ -11,6 +11,7 @@ from afina.v1 import (
 )
 
 from services.common import errors
+from services.inference.servers import SERVER_KIND
 from tests.builders import eventually
 from tests.rpc.inference_world import World, inference_world
 
@@ -137,19 +138,23 @@ async def test_an_entry_is_deleted_with_its_names_and_its_server_once_no_model_s
     for name in (entry.model, "gpt-4"):
         with pytest.raises(errors.NotFound):
             await world.get(name)
+    ended = (await world.server()).key
     world.parts["passed"] += timedelta(seconds=10)
-    await eventually(lambda: _is_stopped(world))
-    assert (await world.server()).key in world.launcher.stopped
+    await eventually(lambda: _is_forgotten(world))
+    assert ended in world.launcher.stopped
     await world.add_base(key)
     assert (await world.ensure(entry.model)).replicas
+    again = await world.server()
+    assert (again.generation, again.failures) == (1, 0)
+    assert again.key != ended
 
 
 async def _routes_are(world: World, public_ids: set[str]) -> bool:
     return set(await world.routes()) == public_ids
 
 
-async def _is_stopped(world: World) -> bool:
-    return (await world.server()).state == "STOPPED"
+async def _is_forgotten(world: World) -> bool:
+    return await world.inference.database.list(SERVER_KIND, "") == []
 
 
 TEMPLATE = "{% for message in messages %}{% generation %}{{ message['content'] }}{% endgeneration %}{% endfor %}"
@@ -201,3 +206,17 @@ async def test_a_declared_template_that_models_need_keeps_its_weights(world: Wor
         await world.update("manifest_key", manifest_key=world.put_base("other"))
     assert refused.value.reason == "BASE_IN_USE"
     assert (await world.get(adapter.name)).chat_template == TEMPLATE
+
+
+async def test_a_tool_call_parser_is_the_servers_and_an_unknown_one_is_refused(world: World) -> None:
+    entry = await world.add_base(tool_call_parser="hermes")
+    assert entry.tool_call_parser == "hermes"
+    await world.ensure(entry.model)
+    before = await world.server()
+    assert world.launcher.environment(before.key)["PARSER"] == "hermes"
+    with pytest.raises(errors.InvalidInput) as refused:
+        await world.update("tool_call_parser", tool_call_parser="--trust-remote-code")
+    assert [violation.field for violation in refused.value.violations] == ["catalogue_entry.tool_call_parser"]
+    await world.update("tool_call_parser", tool_call_parser="llama3_json")
+    assert (await world.ensure(entry.model)).replicas
+    assert world.launcher.environment((await world.server()).key)["PARSER"] == "llama3_json"

@@ -196,7 +196,7 @@ async def test_of_two_programs_that_look_for_the_last_place_at_once_one_gets_it(
     servers = [Server(f"servers/{at}", f"models/{at}", str(at) * 64, "k", 512) for at in range(2)]
     for server in servers:
         await world.inference.database.create(SERVER_KIND, server.name, server.to_document())
-    await world.inference.database.create(ROOM_KIND, "rooms/machine", {"generations": {}})
+    await world.inference.database.create(ROOM_KIND, "rooms/machine", {"launches": []})
     told = await asyncio.gather(*(make_room(program, server) for program, server in zip(programs, servers, strict=True)))
     await barrier.abort()
     assert sorted(map(bool, told)) == [False, True]

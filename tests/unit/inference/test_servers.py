@@ -42,6 +42,7 @@ def test_a_restart_is_another_generation_with_another_key_and_without_port_or_se
     assert (again.state, again.generation, again.port, again.api_key) == ("STARTING", 2, 0, "")
     assert running.key == "server-abc-1"
     assert again.key == "server-abc-2"
+    assert server(birth="0f0f0f").key == "server-abc-0f0f0f-1"
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(17, 32), (32, 32), (33, 64), (200, 256)])
@@ -69,13 +70,15 @@ def test_a_server_does_not_grow_for_a_rank_that_it_takes() -> None:
 def test_a_server_that_was_not_launched_yet_takes_what_is_wanted_without_being_launched_again() -> None:
     for resting in (server(), server(port=1).retire("room", NOW), server(port=1).retire("room", NOW).rest(NOW)):
         assert resting.grow(32, NOW) == replace(resting, max_rank=32)
-        assert resting.fit(512, "{{ messages }}", NOW) == replace(resting, max_length=512, chat_template="{{ messages }}")
+        assert resting.fit(512, "{{ messages }}", "hermes", NOW) == replace(
+            resting, max_length=512, chat_template="{{ messages }}", tool_call_parser="hermes"
+        )
 
 
 def test_a_server_that_runs_is_launched_again_when_its_template_or_length_changes_and_only_then() -> None:
     running = server().begin(1234, "secret", NOW).activate(NOW)
-    assert running.fit(2048, "", NOW) == running
-    changed = running.fit(2048, "{{ messages }}", NOW)
+    assert running.fit(2048, "", "", NOW) == running
+    changed = running.fit(2048, "{{ messages }}", "", NOW)
     assert (changed.state, changed.comes_back) == ("STOPPING", True)
 
 

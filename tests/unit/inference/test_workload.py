@@ -1,9 +1,14 @@
 """How a vLLM is started: what stands in its command, and what only in its environment."""
 
+import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from services.common.backends.model_server.vllm import ServerPlan, workload
+from services.inference.catalogue import TOOL_CALL_PARSERS
 from services.inference.chat_template import write_template
 from services.inference.server.guard import Guard
 from services.inference.servers import ENGINE_RANKS
@@ -69,3 +74,18 @@ def test_a_templates_file_holds_its_bytes_whoever_writes_it_and_however_often(tm
     assert path == write_template(tmp_path, template)
     assert path.read_bytes() == template.encode()
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_calls_of_tools_are_read_by_the_parser_that_is_declared_and_by_none_otherwise() -> None:
+    assert not any("tool" in part for part in workload(PLAN).command)
+    command = workload(replace(PLAN, tool_call_parser="hermes")).command
+    assert "--enable-auto-tool-choice" in command
+    assert flag(command, "--tool-call-parser") == "hermes"
+
+
+def test_every_parser_that_can_be_declared_is_one_that_vllm_has_and_the_other_way_round() -> None:
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        pytest.skip("needs vLLM: pip install 'afina[server-cpu]'")
+    table = Path(found.origin).parent / "tool_parsers" / "__init__.py"
+    assert set(re.findall(r'^    "([^"]+)": \(', table.read_text(), re.MULTILINE)) == TOOL_CALL_PARSERS

@@ -28,7 +28,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61\x66ina/v1/catalogue.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x01\n\x0e\x43\x61talogueEntry\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cmanifest_key\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12\x12\n\nmax_length\x18\x06 \x01(\x05\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\rchat_template\x18\x08 \x01(\t\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"x\n\x1b\x43reateCatalogueEntryRequest\x12 \n\x12\x63\x61talogue_entry_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x37\n\x0f\x63\x61talogue_entry\x18\x02 \x01(\x0b\x32\x18.afina.v1.CatalogueEntryB\x04\xe2\x41\x01\x02\".\n\x18GetCatalogueEntryRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x1bListCatalogueEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x1cListCatalogueEntriesResponse\x12\x33\n\x11\x63\x61talogue_entries\x18\x01 \x03(\x0b\x32\x18.afina.v1.CatalogueEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8d\x01\n\x1bUpdateCatalogueEntryRequest\x12\x37\n\x0f\x63\x61talogue_entry\x18\x01 \x01(\x0b\x32\x18.afina.v1.CatalogueEntryB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\"?\n\x1b\x44\x65leteCatalogueEntryRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t2\xd5\x03\n\x10\x43\x61talogueService\x12W\n\x14\x43reateCatalogueEntry\x12%.afina.v1.CreateCatalogueEntryRequest\x1a\x18.afina.v1.CatalogueEntry\x12Q\n\x11GetCatalogueEntry\x12\".afina.v1.GetCatalogueEntryRequest\x1a\x18.afina.v1.CatalogueEntry\x12\x65\n\x14ListCatalogueEntries\x12%.afina.v1.ListCatalogueEntriesRequest\x1a&.afina.v1.ListCatalogueEntriesResponse\x12W\n\x14UpdateCatalogueEntry\x12%.afina.v1.UpdateCatalogueEntryRequest\x1a\x18.afina.v1.CatalogueEntry\x12U\n\x14\x44\x65leteCatalogueEntry\x12%.afina.v1.DeleteCatalogueEntryRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61\x66ina/v1/catalogue.proto\x12\x08\x61\x66ina.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x02\n\x0e\x43\x61talogueEntry\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cmanifest_key\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12\x12\n\nmax_length\x18\x06 \x01(\x05\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\rchat_template\x18\x08 \x01(\t\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x18\n\x10tool_call_parser\x18\n \x01(\t\"x\n\x1b\x43reateCatalogueEntryRequest\x12 \n\x12\x63\x61talogue_entry_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x37\n\x0f\x63\x61talogue_entry\x18\x02 \x01(\x0b\x32\x18.afina.v1.CatalogueEntryB\x04\xe2\x41\x01\x02\".\n\x18GetCatalogueEntryRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x1bListCatalogueEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x1cListCatalogueEntriesResponse\x12\x33\n\x11\x63\x61talogue_entries\x18\x01 \x03(\x0b\x32\x18.afina.v1.CatalogueEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8d\x01\n\x1bUpdateCatalogueEntryRequest\x12\x37\n\x0f\x63\x61talogue_entry\x18\x01 \x01(\x0b\x32\x18.afina.v1.CatalogueEntryB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\"?\n\x1b\x44\x65leteCatalogueEntryRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t2\xd5\x03\n\x10\x43\x61talogueService\x12W\n\x14\x43reateCatalogueEntry\x12%.afina.v1.CreateCatalogueEntryRequest\x1a\x18.afina.v1.CatalogueEntry\x12Q\n\x11GetCatalogueEntry\x12\".afina.v1.GetCatalogueEntryRequest\x1a\x18.afina.v1.CatalogueEntry\x12\x65\n\x14ListCatalogueEntries\x12%.afina.v1.ListCatalogueEntriesRequest\x1a&.afina.v1.ListCatalogueEntriesResponse\x12W\n\x14UpdateCatalogueEntry\x12%.afina.v1.UpdateCatalogueEntryRequest\x1a\x18.afina.v1.CatalogueEntry\x12U\n\x14\x44\x65leteCatalogueEntry\x12%.afina.v1.DeleteCatalogueEntryRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,19 +58,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETECATALOGUEENTRYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETECATALOGUEENTRYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_CATALOGUEENTRY']._serialized_start=168
-  _globals['_CATALOGUEENTRY']._serialized_end=404
-  _globals['_CREATECATALOGUEENTRYREQUEST']._serialized_start=406
-  _globals['_CREATECATALOGUEENTRYREQUEST']._serialized_end=526
-  _globals['_GETCATALOGUEENTRYREQUEST']._serialized_start=528
-  _globals['_GETCATALOGUEENTRYREQUEST']._serialized_end=574
-  _globals['_LISTCATALOGUEENTRIESREQUEST']._serialized_start=576
-  _globals['_LISTCATALOGUEENTRIESREQUEST']._serialized_end=644
-  _globals['_LISTCATALOGUEENTRIESRESPONSE']._serialized_start=646
-  _globals['_LISTCATALOGUEENTRIESRESPONSE']._serialized_end=754
-  _globals['_UPDATECATALOGUEENTRYREQUEST']._serialized_start=757
-  _globals['_UPDATECATALOGUEENTRYREQUEST']._serialized_end=898
-  _globals['_DELETECATALOGUEENTRYREQUEST']._serialized_start=900
-  _globals['_DELETECATALOGUEENTRYREQUEST']._serialized_end=963
-  _globals['_CATALOGUESERVICE']._serialized_start=966
-  _globals['_CATALOGUESERVICE']._serialized_end=1435
+  _globals['_CATALOGUEENTRY']._serialized_end=430
+  _globals['_CREATECATALOGUEENTRYREQUEST']._serialized_start=432
+  _globals['_CREATECATALOGUEENTRYREQUEST']._serialized_end=552
+  _globals['_GETCATALOGUEENTRYREQUEST']._serialized_start=554
+  _globals['_GETCATALOGUEENTRYREQUEST']._serialized_end=600
+  _globals['_LISTCATALOGUEENTRIESREQUEST']._serialized_start=602
+  _globals['_LISTCATALOGUEENTRIESREQUEST']._serialized_end=670
+  _globals['_LISTCATALOGUEENTRIESRESPONSE']._serialized_start=672
+  _globals['_LISTCATALOGUEENTRIESRESPONSE']._serialized_end=780
+  _globals['_UPDATECATALOGUEENTRYREQUEST']._serialized_start=783
+  _globals['_UPDATECATALOGUEENTRYREQUEST']._serialized_end=924
+  _globals['_DELETECATALOGUEENTRYREQUEST']._serialized_start=926
+  _globals['_DELETECATALOGUEENTRYREQUEST']._serialized_end=989
+  _globals['_CATALOGUESERVICE']._serialized_start=992
+  _globals['_CATALOGUESERVICE']._serialized_end=1461
 # @@protoc_insertion_point(module_scope)

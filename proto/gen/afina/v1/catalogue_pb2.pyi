@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CatalogueEntry(_message.Message):
-    __slots__ = ("name", "model", "digest", "manifest_key", "aliases", "max_length", "create_time", "chat_template", "etag")
+    __slots__ = ("name", "model", "digest", "manifest_key", "aliases", "max_length", "create_time", "chat_template", "etag", "tool_call_parser")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class CatalogueEntry(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALL_PARSER_FIELD_NUMBER: _ClassVar[int]
     name: str
     model: str
     digest: str
@@ -32,7 +33,8 @@ class CatalogueEntry(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     chat_template: str
     etag: str
-    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., manifest_key: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., max_length: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., chat_template: _Optional[str] = ..., etag: _Optional[str] = ...) -> None: ...
+    tool_call_parser: str
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., manifest_key: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., max_length: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., chat_template: _Optional[str] = ..., etag: _Optional[str] = ..., tool_call_parser: _Optional[str] = ...) -> None: ...
 
 class CreateCatalogueEntryRequest(_message.Message):
     __slots__ = ("catalogue_entry_id", "catalogue_entry")

@@ -91,7 +91,7 @@ class CatalogueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCatalogueEntry(self, request, context):
-        """Changes aliases, max_length, chat_template, or the base itself (manifest_key). A running server is launched again where
+        """Changes aliases, max_length, chat_template, tool_call_parser, or the base itself (manifest_key). A running server is launched again where
         what it was launched with has changed.
         Errors: INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS (an alias belongs to something else, which is named),
         FAILED_PRECONDITION (the template of a base that models were trained on), ABORTED (stale etag).

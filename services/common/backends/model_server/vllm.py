@@ -47,6 +47,7 @@ class ServerPlan:
     accelerator: str = "cpu"  # "cpu" | "cuda"
     kv_cache_gib: int = 1  # on a CPU; a GPU takes what it has
     chat_template: str = ""  # a file, for weights that bring no template
+    tool_call_parser: str = ""  # what turns the model's text into calls of tools; empty: nothing does
 
 
 def workload(plan: ServerPlan) -> Workload:
@@ -74,6 +75,7 @@ def _command(plan: ServerPlan) -> tuple[str, ...]:
         "--max-num-seqs", str(MAX_STREAMS),
         *(_adapter_arguments(plan.max_rank) if plan.max_rank else ()),
         *(("--chat-template", plan.chat_template) if plan.chat_template else ()),
+        *(("--enable-auto-tool-choice", "--tool-call-parser", plan.tool_call_parser) if plan.tool_call_parser else ()),
         "--shutdown-timeout", str(DRAIN_S),
         "--disable-uvicorn-access-log",
         *(("--block-size", str(CPU_BLOCK_TOKENS)) if plan.accelerator == "cpu" else ()),
