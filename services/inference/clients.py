@@ -1,7 +1,7 @@
 """What inference asks of the evaluator, as values of its own words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from afina.v1 import evaluation_pb2, evaluation_pb2_grpc, suite_pb2, suite_pb2_grpc
@@ -12,9 +12,10 @@ from services.inference.gate import Comparison
 
 @dataclass(frozen=True)
 class Evidence:
-    """An evaluation as the gate sees it. By model name: `digests` when it was created, `prompts` it was asked in (none: all).
+    """An evaluation as the gate sees it.
 
-    `disjoint` names the models of which the evaluator has found that no row of the suite is among those that trained them.
+    By model name: `digests` when it was created, `prompts` it was asked in (none: all), and in `held_out` whether it has seen
+    the rows: SAME_SPLIT, DISJOINT, OVERLAPS or UNKNOWN.
     """
 
     name: str
@@ -24,17 +25,17 @@ class Evidence:
     digests: Mapping[str, str]
     prompts: Mapping[str, tuple[str, ...]]
     comparisons: tuple[Comparison, ...]
-    disjoint: frozenset[str] = frozenset()
+    held_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite as it is now: its digest, every prompt that it asks in, whose rows, and whether these are the test rows."""
+    """A suite as it is now: its digest, every prompt, whether no row of it chose anything in training, and its dataset."""
 
     digest: str
     prompts: tuple[str, ...]
-    dataset: str
-    is_test_part: bool
+    is_held_out: bool
+    dataset: str = ""
 
 
 class Evaluations(Protocol):
@@ -70,8 +71,8 @@ class GrpcEvaluations:
     async def suite(self, name: str) -> Suite:
         """See Evaluations."""
         found = await self._suites.GetSuite(suite_pb2.GetSuiteRequest(name=name))
-        is_test_part = found.part != suite_pb2.Suite.PART_VALIDATION
-        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts), found.dataset, is_test_part)
+        is_held_out = found.part != suite_pb2.Suite.PART_VALIDATION
+        return Suite(found.digest, tuple(prompt.id for prompt in found.prompts), is_held_out, dataset=found.dataset)
 
     async def close(self) -> None:
         """Close the connections."""

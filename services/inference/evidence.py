@@ -103,17 +103,19 @@ def _check_worth(
 def seen_rows(candidate: Model, evidence: Evidence, suite: Suite) -> str:
     """Return why a suite's rows can't be called held out from a candidate's training; empty where they can.
 
-    They are where they are the test rows of the very dataset that trained it, whose split held them out, and where the
-    evaluator has found that they are disjoint from all that trained it.
+    They can where they are test rows of the only dataset that trained it, whose split held them out, and where the evaluator has
+    compared them with all that trained it and found none.
     """
-    if not suite.is_test_part:
+    if not suite.is_held_out:
         return f"{evidence.suite} asks validation rows, which chose the candidate's checkpoint; evaluate it on test rows."
-    trained_on = candidate.trained_on
-    if trained_on == suite.dataset or candidate.name in evidence.disjoint:
+    finding, trained_on = evidence.held_out.get(candidate.name), candidate.trained_on
+    if finding == "DISJOINT" or (finding != "OVERLAPS" and trained_on == {suite.dataset}):
         return ""
     if trained_on:
-        told = f"{candidate.name} was trained on {trained_on}, and {evidence.suite} asks rows of {suite.dataset}"
-        fix = f"evaluate it on test rows of {trained_on}, or of a dataset that shares none with it"
+        known = ", ".join(sorted(trained_on))
+        told = f"{candidate.name} was trained on {known}, and {evidence.suite} asks rows of {suite.dataset}"
+        told += ", some of which are the same" if finding == "OVERLAPS" else ""
+        fix = "evaluate it on test rows of the dataset that trained it, or of one that shares no row with it"
     else:
         told = f"The provenance of {candidate.name} names no dataset, so nobody knows whether it has seen {evidence.suite}"
         fix = "register it with its provenance, or override the gate with a reason"

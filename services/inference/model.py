@@ -48,10 +48,11 @@ class Model:
     candidacies: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def trained_on(self) -> str:
-        """The dataset that trained it and chose its checkpoint, by name; empty where its provenance names none."""
-        dataset = self.provenance.get("dataset")
-        return str(dataset.get("name", "")) if isinstance(dataset, Mapping) else ""
+    def trained_on(self) -> frozenset[str]:
+        """The datasets that trained it or chose its checkpoint, by name; empty where its provenance names none."""
+        more = self.provenance.get("datasets")
+        named = [self.provenance.get("dataset"), *(more if isinstance(more, list) else ())]
+        return frozenset(str(dataset["name"]) for dataset in named if isinstance(dataset, Mapping) and dataset.get("name"))
 
     @property
     def served_digest(self) -> str:
