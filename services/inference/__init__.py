@@ -13,6 +13,9 @@ serving_message says in words which of these it is. Servers outlive this program
 database. What a machine has fetched, by digest, stays in its cache. It needs object store, database and launcher; it reads
 evaluations from `evaluator`.
 
-Verbs: `use_cases.py` (models), `entries.py` (the catalogue), `serving.py`, `endpoints.py`, `verdicts.py` (on a model, beside its
-base). `demand.py` is how they ask the loops in `fleet.py` for something; `room.py` bounds them.
+An endpoint changes in `promotions.py`, on what `evidence.py` makes of an evaluation. Why every gateway follows at once is told in
+`watchers.py`; why it never points to what is gone, in `candidacy.py`.
+
+Verbs: `use_cases.py` (models), `entries.py` (the catalogue), `serving.py`, `endpoints.py`, `promotions.py`, `verdicts.py` (on
+a model, beside its base). `demand.py` is how they ask the loops in `fleet.py` for something; `room.py` bounds them.
 """

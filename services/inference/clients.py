@@ -30,7 +30,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite as it is now: its digest, every prompt that it asks in, whose rows, and whether these are the test rows."""
+    """A suite as it is now: its digest, every prompt, whether no row of it chose anything in training, and its dataset."""
 
     digest: str
     prompts: tuple[str, ...]

@@ -103,21 +103,20 @@ def _check_worth(
 def seen_rows(candidate: Model, evidence: Evidence, suite: Suite) -> str:
     """Return why a suite's rows can't be called held out from a candidate's training; empty where they can.
 
-    They are where they are the test rows of the very dataset that trained it, whose split held them out, and where the
-    evaluator has found that they are disjoint from all that trained it. That the split is the same is seen here, by digest.
+    They can where they are test rows of the only dataset that trained it, whose split held them out – which is seen here, by
+    digest – and where the evaluator has compared them with all that trained it and found none.
     """
     if not suite.is_test_part:
         return f"{evidence.suite} asks validation rows, which chose the candidate's checkpoint; evaluate it on test rows."
-    trained_on, digest = candidate.trained_on
-    found = evidence.held_out.get(candidate.name, "UNKNOWN")
-    if found == "DISJOINT" or (found != "OVERLAPS" and digest and digest == suite.dataset_digest):
+    finding, trained_on = evidence.held_out.get(candidate.name), candidate.trained_on
+    is_same = bool(suite.dataset_digest) and set(trained_on.values()) == {suite.dataset_digest}
+    if finding == "DISJOINT" or (finding != "OVERLAPS" and is_same):
         return ""
-    if found == "OVERLAPS":
-        told = f"Rows of {evidence.suite} are among those that trained {candidate.name}: {evidence.name} says which"
-        fix = "evaluate it on a dataset that shares none with them"
-    elif trained_on:
-        told = f"{candidate.name} was trained on {trained_on}, and {evidence.suite} asks rows of {suite.dataset}"
-        fix = f"evaluate it on test rows of {trained_on}, or of a dataset that shares none with it"
+    if trained_on:
+        known = ", ".join(sorted(trained_on))
+        told = f"{candidate.name} was trained on {known}, and {evidence.suite} asks rows of {suite.dataset}"
+        told += ", some of which are the same" if finding == "OVERLAPS" else ""
+        fix = "evaluate it on test rows of the dataset that trained it, or of one that shares no row with it"
     else:
         told = f"The provenance of {candidate.name} names no dataset, so nobody knows whether it has seen {evidence.suite}"
         fix = "register it with its provenance, or override the gate with a reason"

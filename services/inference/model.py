@@ -49,10 +49,12 @@ class Model:
     verdict: Mapping[str, Any] = field(default_factory=dict)  # beside its base; see verdicts.py
 
     @property
-    def trained_on(self) -> tuple[str, str]:
-        """The dataset that trained it and chose its checkpoint, by name and digest; both empty where none is named."""
-        dataset = self.provenance.get("dataset")
-        return (str(dataset.get("name", "")), str(dataset.get("digest", ""))) if isinstance(dataset, Mapping) else ("", "")
+    def trained_on(self) -> Mapping[str, str]:
+        """The digests of the datasets that trained it or chose its checkpoint, by name; empty where its provenance names none."""
+        more = self.provenance.get("datasets")
+        named = [self.provenance.get("dataset"), *(more if isinstance(more, list) else ())]
+        told = [dataset for dataset in named if isinstance(dataset, Mapping) and dataset.get("name")]
+        return {str(dataset["name"]): str(dataset.get("digest", "")) for dataset in told}
 
     @property
     def served_digest(self) -> str:

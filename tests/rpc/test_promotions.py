@@ -226,7 +226,7 @@ async def test_no_override_passes_digests_proof_or_quarantine(world: World) -> N
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
-        (f"{PARENT}/datasets/ds-other", ("was trained on projects/default/datasets/ds-other", "shares none with it")),
+        (f"{PARENT}/datasets/ds-other", ("was trained on projects/default/datasets/ds-other", "shares no row with it")),
         ("projects/other/datasets/ds-reviews", ("was trained on projects/other/datasets/ds-reviews",)),
         ("", ("names no dataset", "register it with its provenance")),
     ],
