@@ -4,8 +4,8 @@ import uuid
 from pathlib import Path
 
 import click
+from afina.v1 import fine_tuning_job_pb2, sweep_pb2_grpc
 from afina.v1 import sweep_pb2 as pb
-from afina.v1 import sweep_pb2_grpc
 
 from services.cli.call import Call, every, last, verb
 from services.cli.output import age, document, print_json, short, table
@@ -35,9 +35,18 @@ def group() -> None:
 @click.option("--suffix", default="", help="Part of the models' names.")
 @click.option("--request-id", default=lambda: str(uuid.uuid4()), help="Calls with the same one create once; a new one each time.")
 @click.option("--watch", "wants_watch", is_flag=True, help="Stay and show the progress.")
-async def create(call: Call, base_model: str, dataset: str, file: Path, suffix: str, request_id: str, wants_watch: bool) -> int:
+@click.option("--evaluate/--no-evaluate", default=True, help="Compare the winner with its base at the end.", show_default=True)
+async def create(
+    call: Call, base_model: str, dataset: str, file: Path, suffix: str, request_id: str, wants_watch: bool, evaluate: bool
+) -> int:
     """Start a sweep. Its jobs run one after another; what a recipe leaves out is chosen as for any job."""
-    sweep = pb.Sweep(base_model=base_model, dataset=call.name("datasets", dataset), recipes=read_recipes(file), suffix=suffix)
+    sweep = pb.Sweep(
+        base_model=base_model,
+        dataset=call.name("datasets", dataset),
+        recipes=read_recipes(file),
+        suffix=suffix,
+        evaluation_settings=fine_tuning_job_pb2.JobEvaluation(is_disabled=not evaluate),
+    )
     sweeps = client(call)
     created = await sweeps.CreateSweep(pb.CreateSweepRequest(parent=call.parent, sweep=sweep, request_id=request_id))
     if wants_watch:

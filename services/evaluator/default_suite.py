@@ -36,9 +36,17 @@ def suite_id(dataset: str) -> str:
     return f"default-{dataset.rpartition('/')[2]}"
 
 
-def default_suite(dataset: str, questions: Questions, answers: Sequence[str]) -> Suite:
-    """Return the suite of a dataset whose test rows answer so."""
+def default_suite(dataset: str, questions: Questions, answers: Sequence[str], choosing: Sequence[str] = ()) -> Suite:
+    """Return the suite of a dataset whose test rows, and validation rows, answer so. Raises: InvalidInput (no text to compare).
+
+    Validation rows of another file may be answered otherwise than the labels; then answers are not taken for labels.
+    """
+    if not all(answers):
+        told = "Test rows end without a text (with the call of a tool, say), which no criterion scores; nothing is compared."
+        raise InvalidInput(told, reason="ROW_WITHOUT_ANSWER", violations=[Violation("dataset", "ROW_WITHOUT_ANSWER", told)])
     labels = labels_of(questions.label_counts)
+    if not all(label_for(answer, labels) for answer in choosing):
+        labels = ()
     return Suite(
         name="",
         dataset=dataset,
@@ -61,16 +69,8 @@ def criteria_for(answers: Sequence[str], labels: Sequence[str]) -> tuple[Criteri
 
 
 def answers_of(lines: Iterable[bytes]) -> list[str]:
-    """Return what rows answer. Raises: InvalidInput (one has no text there: a call of a tool, say)."""
-    answers = []
-    for line in lines:
-        last = json.loads(line)["messages"][-1]
-        content = last.get("content") or ""
-        if not content.strip():
-            told = "Test rows end without a text (with the call of a tool, say), which no criterion scores; nothing is compared."
-            raise InvalidInput(told, reason="ROW_WITHOUT_ANSWER", violations=[Violation("dataset", "ROW_WITHOUT_ANSWER", told)])
-        answers.append(content)
-    return answers
+    """Return what rows answer; empty for one that ends without a text."""
+    return [content if (content := json.loads(line)["messages"][-1].get("content") or "").strip() else "" for line in lines]
 
 
 def _max_tokens(answers: Sequence[str]) -> int:

@@ -88,12 +88,17 @@ async def ensure_default_suite(evaluator: Evaluator, parent: str, dataset: str) 
         return await get_suite(evaluator, f"{parent}/suites/{suite_id}")
     except NotFound:
         questions = await evaluator.peers.questions(dataset)
-    answers = await asyncio.to_thread(_sampled_answers, evaluator.store, questions.test) if questions.test.row_count else []
-    return await create_suite(evaluator, parent, default_suite.default_suite(dataset, questions, answers), suite_id)
+    answers, choosing = [
+        await asyncio.to_thread(_sampled_answers, evaluator.store, part) for part in (questions.test, questions.validation)
+    ]
+    made = default_suite.default_suite(dataset, questions, answers, choosing)
+    return await create_suite(evaluator, parent, made, suite_id)
 
 
 def _sampled_answers(store: ObjectStore, part: Part) -> list[str]:
     """Return the answers of the rows that are asked, in constant memory."""
+    if not part.row_count:
+        return []
     chosen = sample(part.row_count, default_suite.MAX_ITEMS)
     with store.open(part.artifact["key"]) as stream:
         return default_suite.answers_of(line for place, line in enumerate(stream) if place in chosen)

@@ -1,6 +1,7 @@
 """How a dataset's answers decide how they are scored, and which rows of many are asked."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -47,8 +48,17 @@ def test_answers_get_the_room_that_they_need_between_a_sentence_and_a_paragraph(
     assert default_suite("projects/p/datasets/ds", QUESTIONS, [answer] * 10).max_tokens == max_tokens
 
 
+def test_validation_rows_of_another_file_that_answer_otherwise_make_no_labels() -> None:
+    labelled = replace(QUESTIONS, label_counts={"yes": 9, "no": 9})
+    kinds_for = {
+        choosing: default_suite("projects/p/datasets/ds", labelled, ["yes", "no"], choosing).criteria[0].kind
+        for choosing in (("no", "yes"), ("no", "perhaps"), ("",))
+    }
+    assert list(kinds_for.values()) == ["classification", "exact_match", "exact_match"]
+
+
 def test_what_rows_answer_is_their_last_text() -> None:
-    assert answers_of(jsonl([chat("a", "b"), chat("c", " d ")]).splitlines()) == ["b", " d "]
+    assert answers_of(jsonl([chat("a", "b"), chat("c", " d "), chat("e", " ")]).splitlines()) == ["b", " d ", ""]
 
 
 def test_the_same_rows_are_asked_every_time_and_no_more_than_wanted() -> None:
