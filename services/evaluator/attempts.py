@@ -228,7 +228,7 @@ async def _cancel(evaluator: Evaluator, current: Evaluation) -> Change:
 async def _end(evaluator: Evaluator, ended: Evaluation, message: str, level: str) -> Change:
     """End, revoke the keys of all attempts, and remove what they kept of their answers. Idempotent.
 
-    A key that can't be revoked now ends by itself within hours; answers don't, so without a store the end waits.
+    A key that can't be revoked now ends by itself, in time; answers don't, so without a store the end waits.
     """
     await _revoke_all(evaluator, ended)
     await asyncio.to_thread(_forget_answers, evaluator, ended)
