@@ -8,8 +8,6 @@ serve; so whoever adds a method or a route decides who may call it.
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from services.common.errors import InvalidInput
-
 OPERATOR = "operator"  # whoever has the installation's service token; no key can be given it
 ATTEMPT = "attempt"  # a worker: the method itself looks at its attempt token
 
@@ -104,11 +102,7 @@ _INCLUDES = {scope: f"{scope.partition('.')[0]}.read" for scope in SCOPES} | {"i
 
 
 def whole(asked: Iterable[str]) -> tuple[str, ...]:
-    """Return scopes with those that they include, each once, in the table's order. Raises: InvalidInput (one is unknown)."""
-    given = set(asked)
-    unknown = sorted(given - set(SCOPES))
-    if unknown:
-        told = f"{', '.join(unknown)}: no such scope; there are {', '.join(SCOPES)}."
-        raise InvalidInput(told, reason="SCOPE_UNKNOWN", metadata={"param": "scopes"})
+    """Return scopes with those that they include, each once, in the table's order; what is no scope is left out."""
+    given = set(asked) & set(SCOPES)
     given |= {_INCLUDES[scope] for scope in given}
     return tuple(scope for scope in SCOPES if scope in given)

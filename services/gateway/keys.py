@@ -54,8 +54,7 @@ class ApiKey:
         """Read it back; before there were scopes, a key could do everything, or only ask models."""
         fields = dict(document)
         earlier = ("inference",) if fields.pop("inference_only", False) else scopes.SCOPES
-        known = [scope for scope in fields.pop("scopes", earlier) if scope in scopes.SCOPES]
-        return cls(**fields, scopes=scopes.whole(known))
+        return cls(scopes=scopes.whole(fields.pop("scopes", earlier)), **fields)
 
 
 def new_secret() -> str:

@@ -40,7 +40,8 @@ async def create_key(
     """
     project = project_of(parent)
     parse("projects/{project}", parent)
-    _check(display_name, ttl_s)
+    asked = tuple(asked)
+    _check(display_name, ttl_s, asked)
     secret = secret or keys.new_secret()
     expire_time = "" if ttl_s is None else (context.clock() + timedelta(seconds=ttl_s)).isoformat()
     name = f"{parent}/apiKeys/{new_id('key')}"
@@ -124,8 +125,12 @@ async def _known(context: Keys, secret_sha256: str) -> ApiKey | None:
     return key
 
 
-def _check(display_name: str, ttl_s: float | None) -> None:
+def _check(display_name: str, ttl_s: float | None, asked: Sequence[str]) -> None:
     violations = []
+    for scope in asked:
+        if scope not in scopes.SCOPES:
+            told = f"{scope!r:.60} is no scope; there are {', '.join(scopes.SCOPES)}."
+            violations.append(Violation("scopes", "SCOPE_UNKNOWN", told))
     if len(display_name) > keys.MAX_DISPLAY_NAME_CHARACTERS:
         told = f"display_name has {len(display_name)} characters; at most {keys.MAX_DISPLAY_NAME_CHARACTERS} are kept."
         violations.append(Violation("display_name", "TOO_LONG", told))

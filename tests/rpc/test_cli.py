@@ -11,6 +11,7 @@ from afina.v1 import endpoint_pb2
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import afina
+from services.common import scopes
 from tests.builders import chat, eventually, free_port, jsonl
 from tests.rpc.scripted_programs import BASE, TUNED, World, at, scripted_programs
 
@@ -239,6 +240,14 @@ async def test_a_keys_secret_is_shown_once_and_alone_on_standard_output(world: W
     assert "secret" not in key
     await run_json(world, "keys", "delete", key["name"])
     assert await run_json(world, "keys", "list") == []
+    await run(world, "keys", "create", "ci", "--scope", "jobs.write", "--scope", "endpoints.promote")
+    await run(world, "keys", "create", "dashboard", "--read-only")
+    dashboard, ci = await run_json(world, "keys", "list")
+    assert ci["scopes"] == ["jobs.read", "jobs.write", "endpoints.read", "endpoints.promote"]
+    assert dashboard["scopes"] == list(scopes.READ_ONLY)
+    shown = (await run(world, "keys", "list")).stdout
+    assert "jobs.write" in shown.replace("\n", " ")
+    assert (await run(world, "keys", "create", "x", "--scope", "all")).exit_code == 2
 
 
 async def test_chat_streams_an_answer_with_the_key_from_the_home(world: World) -> None:

@@ -162,6 +162,7 @@ async def test_a_key_for_inference_alone_may_ask_and_list_models_but_not_manage(
     "fields",
     [
         {"display_name": "x" * 129},
+        {"scopes": ["inference", "everything"]},
         {"ttl": duration_pb2.Duration(seconds=0)},
         {"ttl": duration_pb2.Duration(seconds=11 * 366 * 86400)},
     ],

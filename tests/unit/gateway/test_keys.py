@@ -3,6 +3,7 @@
 import hashlib
 from datetime import UTC, datetime, timedelta
 
+from services.common import scopes
 from services.common.believed import BELIEVED_S, MAX_BELIEVED, Believed
 from services.gateway import keys
 from services.gateway.keys import ApiKey
@@ -30,6 +31,24 @@ def test_a_key_expires_at_its_time_and_one_without_a_time_never_does() -> None:
     assert not key.has_expired(now - timedelta(microseconds=1))
     assert not ApiKey("projects/p/apiKeys/k", "p").has_expired(now)
     assert ApiKey.from_document(key.to_document()) == key
+
+
+def test_a_key_from_before_there_were_scopes_may_what_it_might() -> None:
+    stored = {"name": "projects/p/apiKeys/k", "project": "p", "display_name": "", "expire_time": "", "secret_sha256": "0" * 64}
+    assert ApiKey.from_document({**stored, "inference_only": False}).scopes == scopes.SCOPES
+    assert ApiKey.from_document({**stored, "inference_only": True}).scopes == ("inference", "models.read")
+
+
+def test_a_key_whose_scopes_are_all_unknown_may_do_nothing() -> None:
+    key = ApiKey.from_document({"name": "projects/p/apiKeys/k", "project": "p", "scopes": ["fly"]})
+    assert key.scopes == ()
+
+
+def test_writing_includes_reading_and_reading_includes_nothing_else() -> None:
+    assert scopes.whole(["endpoints.promote"]) == ("endpoints.read", "endpoints.promote")
+    assert scopes.whole(["files.write", "files.read"]) == ("files.read", "files.write")
+    assert scopes.whole(scopes.READ_ONLY) == scopes.READ_ONLY
+    assert scopes.whole(scopes.SCOPES) == scopes.SCOPES
 
 
 def test_an_answer_is_believed_for_a_second_and_for_as_many_keys_as_there_is_room() -> None:

@@ -37,7 +37,7 @@ def test_rows_are_held_out_where_the_provenance_or_a_comparison_shows_it(
     candidate = Model(MODEL, "ADAPTER", "d" * 64, "ft:x", "k", 1, provenance=provenance)
     held_out = {MODEL: finding} if finding else {}
     evidence = Evidence("e", "SUCCEEDED", "projects/p/suites/s", "e" * 64, {}, {}, (), held_out)
-    told = seen_rows(candidate, evidence, Suite("e" * 64, (), True, dataset=str(A["name"])))
+    told = seen_rows(candidate, evidence, Suite("e" * 64, (), str(A["name"]), str(A["digest"]), True))
     assert bool(told) == bool(words)
     assert words in told
 
@@ -45,4 +45,4 @@ def test_rows_are_held_out_where_the_provenance_or_a_comparison_shows_it(
 def test_validation_rows_are_never_held_out() -> None:
     candidate = Model(MODEL, "ADAPTER", "d" * 64, "ft:x", "k", 1, provenance={"dataset": A})
     evidence = Evidence("e", "SUCCEEDED", "projects/p/suites/s", "e" * 64, {}, {}, (), {MODEL: "DISJOINT"})
-    assert "validation rows" in seen_rows(candidate, evidence, Suite("e" * 64, (), False, dataset=str(A["name"])))
+    assert "validation rows" in seen_rows(candidate, evidence, Suite("e" * 64, (), str(A["name"]), str(A["digest"]), False))
