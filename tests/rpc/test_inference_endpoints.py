@@ -177,7 +177,11 @@ async def test_a_quarantined_or_indistinguishable_model_is_never_promoted(world:
 
 async def test_model_and_evaluation_of_another_project_are_refused(world: World) -> None:
     await world.add_base()
-    adapter = await world.add_adapter(parent="projects/other")
+    theirs, ours = await world.add_adapter(parent="projects/other"), await world.add_adapter()
     await world.add_endpoint()
-    with pytest.raises(errors.InvalidInput):
-        await world.promote(adapter.name)
+    foreign = EVALUATION.replace(PARENT, "projects/other")
+    for model, evaluation in ((theirs.name, EVALUATION), (ours.name, foreign)):
+        request = endpoint_pb2.PromoteEndpointRequest(name=ENDPOINT, model=model, evaluation=evaluation)
+        with pytest.raises(errors.InvalidInput) as refused:
+            await world.endpoints.PromoteEndpoint(request)
+        assert refused.value.reason == "WRONG_PROJECT"
