@@ -82,11 +82,7 @@ async def list_models(inference: Inference, parent: str, after: int | None, limi
 async def delete_model(inference: Inference, name: str) -> None:
     """Delete an adapter or full weights that no endpoint points to; the bytes stay. Raises: NotFound, WrongState."""
     parse(model.OWN_NAME, name)
-    deleted = await _leave(inference, name)
-    server = server_name(deleted.served_digest)
-    with contextlib.suppress(NotFound):
-        await inference.database.delete(await inference.database.get(PLACEMENT_KIND, placement_name(server, name)))
-    await inference.database.delete(await inference.database.get(model.KIND, name))
+    deleted = await _remove(inference, name)
     if deleted.kind == "FULL" and not await is_used(inference.database, deleted.digest):
         await retire(inference, deleted.digest, f"{name} was deleted.")
     if deleted.base:
@@ -94,8 +90,11 @@ async def delete_model(inference: Inference, name: str) -> None:
     inference.routes.touch()
 
 
-async def _leave(inference: Inference, name: str) -> Model:
-    """Have no endpoint point to a model, nor begin to: see `candidacy.py`. Raises: NotFound, WrongState (one does), Conflict."""
+async def _remove(inference: Inference, name: str) -> Model:
+    """Delete a model's record and its place, once no endpoint points to it nor can begin to: see `candidacy.py`.
+
+    Raises: NotFound, WrongState (one does), Conflict.
+    """
     for _ in range(MAX_TRIES):
         record = await inference.database.get(model.KIND, name)
         left = Model.from_document(record.document)
@@ -108,8 +107,12 @@ async def _leave(inference: Inference, name: str) -> Model:
                     reason="MODEL_IN_USE",
                     metadata={"endpoint": pointing.name},
                 )
-        with contextlib.suppress(Conflict):  # a promotion has begun, or a proof was written: look again
-            await inference.database.update(record, left.quarantine("It is being deleted.").to_document())
+        with contextlib.suppress(Conflict):  # a promotion has begun, a proof was written, or it was released: look again
+            leaving = await inference.database.update(record, left.quarantine("It is being deleted.").to_document())
+            with contextlib.suppress(NotFound):
+                place = placement_name(server_name(left.served_digest), name)
+                await inference.database.delete(await inference.database.get(PLACEMENT_KIND, place))
+            await inference.database.delete(leaving)
             return left
     raise Conflict(f"{name} changes too often; repeat.", metadata={"name": name})
 

@@ -1,22 +1,22 @@
 """Candidacies: in whatever order a promotion and a deletion come to the database, no endpoint points to a model that is gone."""
 
 import asyncio
-import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from services.common.backends.database.sql import SqlDatabase
-from services.common.errors import AfinaError, NotFound
+from services.common.errors import AfinaError, NotFound, WrongState
 from services.common.ports.database import Record
 from services.inference import endpoint, model, promotions
 from services.inference.endpoint import Endpoint
 from services.inference.gate import Gate
 from services.inference.inference import Inference
 from services.inference.model import Model
+from services.inference.records import change
 from services.inference.routes import RouteTable
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Placement, Server, placement_name, server_name
 from services.inference.use_cases import delete_model
@@ -28,15 +28,18 @@ SERVER = server_name(BASE_DIGEST)
 
 
 class Turns:
-    """Lets one of several tasks at a time come to the database; which one, a seed decides."""
+    """Lets one of two tasks at a time come to the database: so often the first, so often the other, and so on by turns."""
 
-    def __init__(self, seed: int, tasks: int) -> None:
-        self._random, self._running = random.Random(seed), tasks
-        self._waiting: list[asyncio.Future[None]] = []
+    def __init__(self, *quanta: int) -> None:
+        self._order = [number % 2 == 0 for number, quantum in enumerate(quanta) for _ in range(quantum)]
+        self._running = 2
+        self._first: asyncio.Task[Any] | None = None
+        self._waiting: dict[bool, asyncio.Future[None]] = {}  # by whether it is the first one's
 
     async def wait(self) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        task = asyncio.current_task()
+        self._first = self._first or task
+        turn = self._waiting[task is self._first] = asyncio.get_running_loop().create_future()
         self._choose()
         await turn
 
@@ -46,13 +49,29 @@ class Turns:
 
     def _choose(self) -> None:
         if self._waiting and len(self._waiting) >= self._running:
-            self._waiting.pop(self._random.randrange(len(self._waiting))).set_result(None)
+            wanted = self._order.pop(0) if self._order else True
+            self._waiting.pop(wanted if wanted in self._waiting else not wanted).set_result(None)
+
+
+# One goes on for so long, then the other to its end, or for so long, too: every order with one change, and some with two.
+QUANTA = [
+    *((n, 99) for n in range(32)),
+    *((0, n, 99) for n in range(1, 12)),
+    *((n, m, 99) for n in range(8, 32, 2) for m in (3, 5)),
+]
 
 
 class OrderedDatabase(SqlDatabase):
     """A database that is asked in the order of the turns, where there are any."""
 
     turns: Turns | None = None
+    before_delete: Callable[[], Awaitable[Any]] | None = None  # once
+
+    async def delete(self, record: Record) -> None:
+        meanwhile, self.before_delete = self.before_delete, None
+        if meanwhile is not None:
+            await meanwhile()
+        await super().delete(record)
 
     async def _run(self, transaction: Any) -> Any:
         if self.turns is not None:
@@ -67,6 +86,8 @@ async def database(tmp_path: Path) -> AsyncIterator[OrderedDatabase]:
     await database.create(model.KIND, BASE, base.to_document())
     server = Server(SERVER, BASE, BASE_DIGEST, "k", 512, state="ACTIVE", port=1, api_key="key")
     await database.create(SERVER_KIND, SERVER, server.to_document())
+    other = Model("projects/p/models/other", "ADAPTER", "a" * 64, "ft:y", "k", 1, base=BASE, base_digest=BASE_DIGEST)
+    await database.create(model.KIND, other.name, other.to_document())  # so that the base stays when the others go
     yield database
     await database.close()
 
@@ -90,9 +111,9 @@ async def test_every_order_of_a_promotion_and_a_deletion_ends_with_one_of_the_tw
     nobody = cast(Any, None)  # neither evidence nor engine is asked
     inference = Inference(database, nobody, ScriptedLauncher(), nobody, tmp_path, nobody, nobody, RouteTable(database))
     outcomes: Counter[str] = Counter()
-    for seed in range(60):
-        name, pointing = await put_model(database, seed), f"projects/p/endpoints/e-{seed}"
-        database.turns = Turns(seed, 2)
+    for number, quanta in enumerate(QUANTA):
+        name, pointing = await put_model(database, number), f"projects/p/endpoints/e-{number}"
+        database.turns = Turns(*quanta)
 
         async def in_turn(verb: Any, turns: Turns = database.turns) -> Any:
             try:
@@ -110,14 +131,33 @@ async def test_every_order_of_a_promotion_and_a_deletion_ends_with_one_of_the_tw
             state = (await database.get(model.KIND, name)).document["state"]
         except NotFound:
             state = "GONE"
-        assert (points_to, state) in ((name, "ACTIVE"), ("", "GONE"), ("", "ACTIVE")), seed
-        assert isinstance(promoted, Record) == (points_to == name), (seed, promoted)
-        assert (deleted is None) == (state == "GONE"), (seed, deleted)
+        assert (points_to, state) in ((name, "ACTIVE"), ("", "GONE"), ("", "ACTIVE")), quanta
+        assert isinstance(promoted, Record) == (points_to == name), (quanta, promoted)
+        assert (deleted is None) == (state == "GONE"), (quanta, deleted)
         outcomes[state + (" promoted" if points_to else "")] += 1
         for kind, left in ((endpoint.KIND, pointing), (model.KIND, name)):
             if points_to or state == "GONE":
                 await remove(database, kind, left)
     assert outcomes.keys() >= {"GONE", "ACTIVE promoted"}
+
+
+async def test_a_model_that_is_released_and_promoted_while_it_is_being_deleted_stays(
+    database: OrderedDatabase, tmp_path: Path
+) -> None:
+    nobody = cast(Any, None)
+    inference = Inference(database, nobody, ScriptedLauncher(), nobody, tmp_path, nobody, nobody, RouteTable(database))
+    name, pointing = await put_model(database, 1), "projects/p/endpoints/e-1"
+
+    async def release_and_promote() -> None:
+        await change(database, model.KIND, name, lambda document: {**document, "state": "ACTIVE"}, None)
+        await promotions.promote(inference, pointing, name, "", "", 5.0, override_reason="a test")
+
+    database.before_delete = release_and_promote
+    with pytest.raises(WrongState) as refused:
+        await delete_model(inference, name)
+    assert refused.value.reason == "MODEL_IN_USE"
+    assert (await database.get(model.KIND, name)).document["state"] == "ACTIVE"
+    assert (await database.get(endpoint.KIND, pointing)).document["model"] == name
 
 
 async def remove(database: OrderedDatabase, kind: str, name: str) -> None:
