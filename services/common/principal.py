@@ -28,7 +28,9 @@ class Principal:
         if scope in self.scopes:
             return
         if scope == scopes.OPERATOR:
-            told = "Only whoever runs this installation may do that, with its service token; an API key can't (unset AFINA_API_KEY)."
+            told = (
+                "Only whoever runs this installation may do that, with its service token; an API key can't (unset AFINA_API_KEY)."
+            )
         else:
             told = f"This API key lacks the scope {scope}. Use one that has it: afina keys create NAME --scope {scope}."
         raise PermissionDenied(told, reason="INSUFFICIENT_PERMISSIONS", metadata={"scope": scope})
