@@ -44,7 +44,7 @@ from services.inference.inference import Inference
 from services.inference.routes import RouteTable
 from services.inference.rpc import CatalogueRpc, ModelRpc
 from services.inference.servers import SERVER_KIND
-from tests.builders import chat, eventually, free_port, jsonl
+from tests.builders import SERVICE_TOKEN, chat, eventually, free_port, jsonl
 from tests.fakes import ScriptedLauncher, ScriptedModelServer
 from tests.servers import PostgresServer, S3Server
 from tests.tiny_model import build_tiny_base
@@ -102,7 +102,9 @@ async def _inference(
     database = choose.database(environment.database("inference", home, environ))
     silent = ScriptedModelServer("", {}, set())
     silent.is_running = False
-    settings = Settings(object_store=home.object_store, database="", launcher="", cache=str(home.cache))
+    settings = Settings(
+        object_store=home.object_store, database="", launcher="", cache=str(home.cache), service_token=SERVICE_TOKEN
+    )
     inference = Inference(
         database=database,
         store=store,
