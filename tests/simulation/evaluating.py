@@ -186,7 +186,7 @@ class Evaluating(World[Evaluator]):
         return current.has_ended or attempt < current.attempt or attempt <= current.given_up
 
     async def _should_stop(self, name: str) -> bool:
-        return (await self.database.get(KIND, name)).document["state"] == "CANCELLING"
+        return bool((await self.database.get(KIND, name)).document["state"] == "CANCELLING")
 
     async def _stranger(self) -> None:
         """Try old tokens and wrong ones; nobody listens."""
