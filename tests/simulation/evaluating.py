@@ -154,7 +154,10 @@ class Evaluating(World[Evaluator]):
             self.cursed.add(last(name))
         self.made.setdefault(f"{project}/{request}", set()).add(name)
         if dice.random() < 0.4:
-            await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 40)]))
+            if dice.random() < 0.5:
+                await self.until_running(last(name))
+            else:
+                await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 40)]))
             self.chaos.note(f"a user wants cancel of {last(name)}")
             self.asked_to_cancel.add(name)
             try:
