@@ -154,7 +154,10 @@ class Evaluating(World[Evaluator]):
             self.cursed.add(last(name))
         self.made.setdefault(f"{project}/{request}", set()).add(name)
         if dice.random() < 0.4:
-            await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 40)]))
+            if dice.random() < 0.5:
+                await self.until_running(last(name))
+            else:
+                await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 40)]))
             self.chaos.note(f"a user wants cancel of {last(name)}")
             self.asked_to_cancel.add(name)
             try:
@@ -186,7 +189,7 @@ class Evaluating(World[Evaluator]):
         return current.has_ended or attempt < current.attempt or attempt <= current.given_up
 
     async def _should_stop(self, name: str) -> bool:
-        return (await self.database.get(KIND, name)).document["state"] == "CANCELLING"
+        return bool((await self.database.get(KIND, name)).document["state"] == "CANCELLING")
 
     async def _stranger(self) -> None:
         """Try old tokens and wrong ones; nobody listens."""

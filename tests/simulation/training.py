@@ -157,6 +157,9 @@ class Training(World[Trainer]):
         for _ in range(dice.randint(0, 4)):
             await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 30)]))
             await self._wish(name, dice.choice(["pause", "pause", "resume", "resume", "cancel"]))
+        if dice.random() < 0.4:
+            await self.until_running(last(name))
+            await self._wish(name, dice.choice(["pause", "cancel"]))
         if dice.random() < 0.8:
             await self._wish(name, "resume")
 

@@ -204,6 +204,14 @@ class World(Generic[S]):
                 else:
                     launcher.kill(key)
 
+    async def until_running(self, owner: str) -> None:
+        """Wait until a worker is at work for somebody, for a while, and a little longer."""
+        for _ in range(100):
+            if any(run.owner == owner for run in self.launcher.running()):
+                break
+            await asyncio.sleep(1)
+        await asyncio.sleep(self.chaos.dice.uniform(0, 5))
+
     # Calls over a wire.
 
     async def heard(self, call: Callable[[S], Coroutine[Any, Any, Any]]) -> Any:
