@@ -44,7 +44,6 @@ async def create_entry(inference: Inference, asked: Entry) -> Record:
         )
     await reserve(inference, asked)
     await _register(inference, base)
-    await _amend(inference, base)
     entry = replace(asked, model=base.name, digest=base.digest, max_length=base.max_length)
     try:
         record = await inference.database.create(catalogue.KIND, entry.name, entry.to_document())
@@ -53,6 +52,7 @@ async def create_entry(inference: Inference, asked: Entry) -> Record:
         if record.document["digest"] != base.digest:
             told = f"{entry.entry_id} is another base already; choose another id, or update its manifest_key to replace it."
             raise AlreadyExists(told, metadata={"name": entry.name}) from error
+    await _amend(inference, Entry.from_document(record.document))  # as the entry says, which may have been there
     inference.routes.touch()
     return record
 
@@ -103,7 +103,7 @@ async def update_entry(inference: Inference, given: Entry, fields: frozenset[str
     await _register(inference, base)
     changed = await inference.database.update(record, new.to_document())
     # What follows is done again by whoever repeats a call that broke off here.
-    await _amend(inference, base)
+    await _amend(inference, new)
     await release(inference, set(old.public_ids) - set(new.public_ids))
     await relaunch(inference, base, new)
     if new.model != old.model:
@@ -172,14 +172,14 @@ async def _register(inference: Inference, base: Model) -> None:
         await inference.database.create(model.KIND, base.name, base.to_document())
 
 
-async def _amend(inference: Inference, base: Model) -> None:
+async def _amend(inference: Inference, entry: Entry) -> None:
     """Write into a base's record what its entry says."""
 
     def write(document: Document) -> Document:
         known = Model.from_document(document)
-        return replace(known, max_length=base.max_length, public_id=base.public_id).to_document()
+        return replace(known, max_length=entry.max_length, public_id=entry.entry_id).to_document()
 
-    await change(inference.database, model.KIND, base.name, write, None)
+    await change(inference.database, model.KIND, entry.model, write, None)
 
 
 async def _require_unused(inference: Inference, entry: Entry, advice: str) -> None:

@@ -49,7 +49,7 @@ from services.inference.routes import RouteTable
 from services.inference.rpc import CatalogueRpc, ModelRpc
 from services.inference.server_access import ServerAccess
 from services.inference.servers import SERVER_KIND
-from tests.builders import chat, eventually, free_port, jsonl
+from tests.builders import SERVICE_TOKEN, chat, eventually, free_port, jsonl
 from tests.fakes import ScriptedLauncher, ScriptedModelServer
 from tests.servers import PostgresServer, S3Server
 from tests.tiny_model import build_tiny_base
@@ -107,7 +107,14 @@ async def _inference(
     database = choose.database(environment.database("inference", home, environ))
     silent = ScriptedModelServer("", {}, set())
     silent.is_running = False
-    settings = Settings(home.object_store, database="", launcher="", cache=str(home.cache), address=home.addresses["inference"])
+    settings = Settings(
+        object_store=home.object_store,
+        database="",
+        launcher="",
+        cache=str(home.cache),
+        address=home.addresses["inference"],
+        service_token=SERVICE_TOKEN,
+    )
     inference = Inference(
         database=database,
         store=store,

@@ -272,3 +272,11 @@ async def test_a_change_of_an_entry_that_broke_off_is_finished_by_repeating_it(w
     await database.update(record, {**record.document, "max_length": 128})  # as far as the call came
     await world.update("max_length", max_length=128)
     assert (await database.get(model.KIND, entry.model)).document["max_length"] == 128
+
+
+async def test_adding_a_base_again_with_another_length_changes_neither_entry_nor_base(world: World) -> None:
+    key = world.put_base()
+    entry = await world.add_base(key, max_length=512)
+    again = await world.add_base(key, max_length=128)
+    stored = await world.inference.database.get(model.KIND, entry.model)
+    assert (again.max_length, stored.document["max_length"]) == (512, 512)

@@ -88,7 +88,7 @@ async def test_no_call_reaches_what_another_project_has_nor_tells_whether_it_exi
     assert len(tried) > 45
     assert reached == []
     assert told_apart == []
-    assert await _everything(world) == before
+    assert await _everything(world) >= before  # a job that goes on makes more
 
 
 async def test_what_another_project_has_can_not_be_named_in_ones_own_requests(world: World) -> None:
@@ -225,10 +225,11 @@ def _once(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**document, "requestId": "the same"} if "parent" in document else dict(document)
 
 
-async def _everything(world: World) -> list[Any]:
-    """What `default` has, as its operator sees it, without what time changes."""
-    told = [str(await world.call(asked, asked.documents, SERVICE_TOKEN)) for asked in LISTS]
-    return [sorted(re.findall(rf"{OURS}/\w+/[\w-]+", text)) for text in told]
+async def _everything(world: World) -> set[str]:
+    """Names of what `default` has, as its operator sees it. Fails where somebody has asked one of them to stop."""
+    told = "".join([str(await world.call(asked, asked.documents, SERVICE_TOKEN)) for asked in LISTS])
+    assert not re.search("CANCEL|PAUS", told), told
+    return set(re.findall(rf"{OURS}/\w+/[\w-]+", told))
 
 
 async def _http(session: aiohttp.ClientSession, world: World, method: str, path: str, word: str, id: str) -> tuple[int, str]:

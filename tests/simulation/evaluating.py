@@ -31,9 +31,9 @@ from services.evaluator.clients import Key
 from services.evaluator.evaluation import KIND, MAX_CRASHES, MOVES, Evaluation, Subject
 from services.evaluator.suite import Part, Prompt, Questions, Suite
 from services.evaluator.use_cases import Evaluator
-from tests.simulation.chaos import Chaos, Odds, Program
+from tests.simulation.chaos import Odds, Program
 from tests.simulation.virtual_time import VirtualLoop
-from tests.simulation.workloads import GRACE_S, Run, SimulatedLauncher, Worker
+from tests.simulation.workloads import GRACE_S, Crashed, Run, SimulatedLauncher, Worker
 from tests.simulation.world import Step, World
 
 QUESTIONS = 12
@@ -73,7 +73,7 @@ class EvaluationWorker(Worker):
     """Asks question after question, keeps the answers, and publishes scores."""
 
     neighbours: Neighbours
-    chaos: Chaos
+    is_cursed = False
 
     async def work(self) -> int:
         spec = json.loads(await self.call(self.store.read, self.run.environment["AFINA_SPEC"]))
@@ -84,6 +84,8 @@ class EvaluationWorker(Worker):
             return 0
         for answered in range(1, QUESTIONS + 1):
             await self.pass_time(ANSWER_S)
+            if self.is_cursed and answered == QUESTIONS // 2:
+                raise Crashed
             if self.run.environment["GATEWAY_API_KEY"] not in self.neighbours.live.values():
                 return 3  # the gateway refuses it
             number = self._first_number + len(self._events)
@@ -113,6 +115,7 @@ class Evaluating(World[Evaluator]):
         self.cancelled: set[str] = set()
         self.asked_to_cancel: set[str] = set()
         self.idle_s: Counter[str] = Counter()
+        self.cursed: set[str] = set()  # their workers crash at the same question each time
 
     async def prepare(self) -> None:
         for project in PROJECTS:
@@ -139,7 +142,7 @@ class Evaluating(World[Evaluator]):
         return [self._user(number, dice.choice(PROJECTS)) for number in range(dice.randint(1, 4))]
 
     def others(self) -> Sequence[Coroutine[Any, Any, None]]:
-        return [self.unreliable_node(self.launcher)]
+        return [self.unreliable_node(self.launcher), self._stranger()]
 
     async def _user(self, number: int, project: str) -> None:
         dice, parent, request = self.chaos.dice, f"projects/{project}", f"request-{number // 2}"
@@ -147,9 +150,14 @@ class Evaluating(World[Evaluator]):
         subjects = [Subject("models/base", ()), Subject(f"{parent}/models/tuned", ())]
         record = await self.insist(lambda e: use_cases.create_evaluation(e, parent, f"{parent}/suites/s", subjects, request))
         name: str = record.name
+        if dice.random() < 0.1:
+            self.cursed.add(last(name))
         self.made.setdefault(f"{project}/{request}", set()).add(name)
         if dice.random() < 0.4:
-            await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 40)]))
+            if dice.random() < 0.5:
+                await self.until_running(last(name))
+            else:
+                await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 40)]))
             self.chaos.note(f"a user wants cancel of {last(name)}")
             self.asked_to_cancel.add(name)
             try:
@@ -160,10 +168,16 @@ class Evaluating(World[Evaluator]):
                 self.cancelled.add(name)
 
     async def _evaluate(self, run: Run) -> int:
-        report = functools.partial(self.report, use_cases.report_progress, self._is_over)
+        report = functools.partial(self.report, use_cases.report_progress, self._is_over, self._should_stop)
         worker = EvaluationWorker(self.chaos, self.store, report, run)
         worker.neighbours = self.neighbours
-        exit_code = await worker.live()
+        worker.is_cursed = run.owner in self.cursed
+        try:
+            exit_code = await worker.live()
+        finally:
+            current = next(one for one in await self._evaluations() if one.id == run.owner)
+            if current.state == "CANCELLED" and run.number <= current.attempt:
+                self.chaos.object(f"{current.id} was CANCELLED before {run.key} had ended")
         if exit_code == 3:
             name = next(one.name for one in await self._evaluations() if one.id == run.owner)
             if name not in self.asked_to_cancel and not await self._is_over(name, run.number):
@@ -173,6 +187,26 @@ class Evaluating(World[Evaluator]):
     async def _is_over(self, name: str, attempt: int) -> bool:
         current = Evaluation.from_document((await self.database.get(KIND, name)).document)
         return current.has_ended or attempt < current.attempt or attempt <= current.given_up
+
+    async def _should_stop(self, name: str) -> bool:
+        return bool((await self.database.get(KIND, name)).document["state"] == "CANCELLING")
+
+    async def _stranger(self) -> None:
+        """Try old tokens and wrong ones; nobody listens."""
+        dice = self.chaos.dice
+        while True:
+            await asyncio.sleep(dice.uniform(5, 40))
+            if not self.launcher.runs:
+                continue
+            run, token = dice.choice(list(self.launcher.runs.values())), ""
+            name = next(one.name for one in await self._evaluations() if one.id == run.owner)
+            if await self._is_over(name, run.number):
+                token = run.environment["AFINA_ATTEMPT_TOKEN"]
+            try:
+                await self.heard(lambda e, n=name, r=run, k=token: use_cases.report_progress(e, n, r.number, k, 0, []))  # type: ignore[misc]
+            except (errors.Unauthenticated, errors.Unavailable, errors.Conflict):
+                continue
+            self.chaos.object(f"a stranger reports for {run.key}")
 
     async def look(self) -> None:
         busy = {run.owner for run in self.launcher.running()}
@@ -217,6 +251,8 @@ class Evaluating(World[Evaluator]):
             wrong.append(f"{current.id} failed after {crashes} crashes: {current.error}")
         if crashes > MAX_CRASHES:
             wrong.append(f"{current.id} crashed {crashes} times")
+        if current.state == "SUCCEEDED" and current.id in self.cursed and crashes >= MAX_CRASHES:
+            wrong.append(f"{current.id} succeeded after {crashes} crashes")
         if current.state == "SUCCEEDED":
             manifest = Manifest.from_json(self.store.read(current.manifest_key))
             asked = [(subject.model, subject.digest) for subject in current.subjects]

@@ -157,6 +157,9 @@ class Training(World[Trainer]):
         for _ in range(dice.randint(0, 4)):
             await asyncio.sleep(dice.choice([dice.uniform(0, 1), dice.uniform(0, 30)]))
             await self._wish(name, dice.choice(["pause", "pause", "resume", "resume", "cancel"]))
+        if dice.random() < 0.4:
+            await self.until_running(last(name))
+            await self._wish(name, dice.choice(["pause", "cancel"]))
         if dice.random() < 0.8:
             await self._wish(name, "resume")
 
@@ -219,10 +222,15 @@ class Training(World[Trainer]):
     # What works.
 
     async def _train(self, run: Run) -> int:
-        report = functools.partial(self.report, use_cases.report_progress, self._is_over)
+        report = functools.partial(self.report, use_cases.report_progress, self._is_over, self._should_stop)
         worker = TrainingWorker(self.chaos, self.store, report, run)
         worker.steps_done, worker.fates = self.steps_done, self.fates
-        exit_code = await worker.live()
+        try:
+            exit_code = await worker.live()
+        finally:
+            job = next(job for job in await self._jobs() if job.id == run.owner)
+            if job.state == "CANCELLED" and run.number <= job.attempt:
+                self.chaos.object(f"{job.id} was CANCELLED before {run.key} had ended")
         if exit_code == 0 and not self.launcher.is_newest(run):
             self.chaos.object(f"{run.key} published after a later attempt was launched")
         return exit_code
@@ -241,6 +249,9 @@ class Training(World[Trainer]):
     async def _is_over(self, name: str, attempt: int) -> bool:
         job = Job.from_document((await self.database.get(KIND, name)).document)
         return job.has_ended or attempt < job.attempt
+
+    async def _should_stop(self, name: str) -> bool:
+        return (await self.database.get(KIND, name)).document["state"] in ("PAUSING", "PAUSED", "CANCELLING")
 
     # What must hold.
 

@@ -171,7 +171,7 @@ class Worker:
     async def pass_time(self, s: float) -> None:
         """Work for a while, and perhaps hang there, deaf and silent, until somebody ends it."""
         await asyncio.sleep(s)
-        if self.chaos.happens(self.chaos.odds.death / 10):
+        if self.chaos.happens(self.chaos.odds.death / 4):
             self.chaos.note(f"{self.run.key} hangs")
             await asyncio.Event().wait()
 

@@ -195,7 +195,7 @@ class World(Generic[S]):
         """Take workers away now and then: with a word of warning, or without."""
         dice = self.chaos.dice
         while True:
-            await asyncio.sleep(dice.uniform(10, 60))
+            await asyncio.sleep(dice.uniform(3, 25))
             alive = launcher.alive()
             if alive and self.chaos.odds.death and self.chaos.happens(0.5):
                 key = dice.choice(alive)
@@ -203,6 +203,14 @@ class World(Generic[S]):
                     await launcher.stop(key)
                 else:
                     launcher.kill(key)
+
+    async def until_running(self, owner: str) -> None:
+        """Wait until a worker is at work for somebody, for a while, and a little longer."""
+        for _ in range(100):
+            if any(run.owner == owner for run in self.launcher.running()):
+                break
+            await asyncio.sleep(1)
+        await asyncio.sleep(self.chaos.dice.uniform(0, 5))
 
     # Calls over a wire.
 
@@ -249,15 +257,16 @@ class World(Generic[S]):
         self,
         verb: Callable[[S, str, int, str, int, Sequence[NewEvent]], Coroutine[Any, Any, bool]],
         is_over: Callable[[str, int], Awaitable[bool]],
+        should_stop: Callable[[str], Awaitable[bool]],
         name: str,
         attempt: int,
         token: str,
         first: int,
         events: Sequence[NewEvent],
     ) -> bool:
-        """Report for a worker, and see that it is refused if and only if its attempt is over."""
+        """Report for a worker, and see that it is refused if and only if its attempt is over, and told to stop when it should."""
         numbers = {(name, attempt, first + i) for i in range(len(events))}
-        was_over = await is_over(name, attempt)
+        was_over, had_to_stop = await is_over(name, attempt), await should_stop(name)
         try:
             asked = bool(await self.heard(lambda service: verb(service, name, attempt, token, first, events)))
         except errors.Unauthenticated as error:
@@ -266,6 +275,8 @@ class World(Generic[S]):
             raise
         if was_over:
             self.chaos.object(f"attempt {attempt} of {name} is over and may still report")
+        if had_to_stop and not asked and await should_stop(name) and not await is_over(name, attempt):
+            self.chaos.object(f"attempt {attempt} of {name} is not told to stop")
         self._confirmed |= numbers
         return asked
 

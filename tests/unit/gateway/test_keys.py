@@ -2,11 +2,17 @@
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
 
 from services.common import scopes
+from services.common.backends.database.sql import SqlDatabase
 from services.common.believed import BELIEVED_S, MAX_BELIEVED, Believed
+from services.common.errors import Unauthenticated, Unavailable
 from services.gateway import keys
 from services.gateway.keys import ApiKey
+from services.gateway.use_cases import Keys, authenticate
 
 
 def test_a_secret_holds_256_random_bits_in_43_characters_after_the_prefix() -> None:
@@ -79,3 +85,13 @@ def test_an_answer_that_was_asked_for_before_a_revocation_is_not_believed() -> N
     assert believed.get("a") == (False, None)
     believed.put("a", None, believed.revocations)
     assert believed.get("a") == (True, None)
+
+
+async def test_what_can_be_no_secret_is_refused_without_a_look_at_the_database(tmp_path: Path) -> None:
+    away = Keys(SqlDatabase(f"sqlite:///{tmp_path}/no/such/folder/keys.db"))
+    with pytest.raises(Unauthenticated) as refused:
+        await authenticate(away, "sk-of-somebody-else")
+    assert refused.value.reason == "INVALID_API_KEY"
+    with pytest.raises(Unavailable):
+        await authenticate(away, keys.new_secret())
+    await away.database.close()
