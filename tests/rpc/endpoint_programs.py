@@ -33,7 +33,7 @@ from services.inference.servers import ENGINE_RANKS, PLACEMENT_KIND, SERVER_KIND
 from tests.builders import eventually, serving
 from tests.fakes_upstream import ScriptedUpstream
 from tests.programs import Programs, running_programs
-from tests.rpc.inference_world import DATASET, ENDPOINT, EVALUATION, PROMPTS, SUITE, ScriptedEvaluator
+from tests.rpc.inference_world import DATASET, ENDPOINT, EVALUATION, PROMPTS, SUITE, ScriptedEvaluator, digest_of
 
 BASE_DIGEST = "b" * 64
 BASE = model.base_name(BASE_DIGEST)
@@ -191,7 +191,10 @@ async def _write(databases: Path, engine: ScriptedUpstream) -> None:
     for name in (OLD, NEW):
         public_id = model.public_id("tiny", "default", "", name)
         own = Model(name, "ADAPTER", DIGESTS[name], public_id, "k", 1, base=BASE, base_digest=BASE_DIGEST, rank=2)
-        proven = {"proof": {"is_distinguishable": True}, "provenance": {"dataset": {"name": DATASET}}}
+        proven = {
+            "proof": {"is_distinguishable": True},
+            "provenance": {"dataset": {"name": DATASET, "digest": digest_of(DATASET)}},
+        }
         await database.create(model.KIND, name, {**own.to_document(), **proven})
         place = placement_name(server.name, name)
         placement = Placement(place, server.name, name, DIGESTS[name], BASE_DIGEST, "k", state="PROVEN", generation=1)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ ENDPOINT = f"{PARENT}/endpoints/support"
 PROMPTS = ("zero-shot", "few-shot", "label-scored")
 
 
+def digest_of(dataset: str) -> str:
+    """Return the digest of a dataset that is not there, another for every name."""
+    return hashlib.sha256(dataset.encode()).hexdigest()
+
+
 class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2_grpc.SuiteServiceServicer):
     """The evaluator, as told."""
 
@@ -70,7 +76,12 @@ class ScriptedEvaluator(evaluation_pb2_grpc.EvaluationServiceServicer, suite_pb2
     async def GetSuite(self, request: suite_pb2.GetSuiteRequest, context: grpc.aio.ServicerContext) -> suite_pb2.Suite:
         prompts = [suite_pb2.Prompt(id=prompt) for prompt in PROMPTS]
         return suite_pb2.Suite(
-            name=request.name, digest=self.suite_digest, prompts=prompts, part=self.suite_part, dataset=DATASET
+            name=request.name,
+            digest=self.suite_digest,
+            prompts=prompts,
+            part=self.suite_part,
+            dataset=DATASET,
+            dataset_digest=digest_of(DATASET),
         )
 
 
@@ -142,7 +153,7 @@ class World:
         ]
         (folder / "golden.json").write_text(json.dumps({"base_digest": self.base_digest, "chats": chats}))
         data = {"job": f"job-{self.seed}", "base": {"digest": self.base_digest}, "recipe": {"rank": rank}, "metrics": [1, 2]}
-        data |= {"dataset": {"name": dataset, "digest": "d" * 64}} if dataset else {}
+        data |= {"dataset": {"name": dataset, "digest": digest_of(dataset)}} if dataset else {}
         key = f"jobs/job-{self.seed}/manifest.json"
         manifest = put_folder(self.store, f"jobs/job-{self.seed}/files", folder, "adapter", data)
         self.store.commit(key, manifest.to_json())
@@ -159,7 +170,9 @@ class World:
         """Put full weights into the store, as an import would, and return the key of their manifest."""
         self.seed += 1
         extra = {} if golden is None else {"golden__json": json.dumps(golden).encode()}
-        told: dict[str, Any] = {"base": {"digest": base}, "dataset": {"name": DATASET}} if base else {}
+        told: dict[str, Any] = (
+            {"base": {"digest": base}, "dataset": {"name": DATASET, "digest": digest_of(DATASET)}} if base else {}
+        )
         return self.put_base(f"full-{self.seed}", "full", told, **extra, **files)
 
     async def update(self, mask: str, etag: str = "", **fields: Any) -> catalogue_pb2.CatalogueEntry:

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import afina
-from services.common.principal import PROGRAM
+from services.common.principal import OPERATOR
+from tests.builders import SERVICE_TOKEN
 from tests.rpc.inference_world import World, inference_world
 
 
@@ -18,7 +19,11 @@ from tests.rpc.inference_world import World, inference_world
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """Inference, with everything around it."""
     async with inference_world(tmp_path) as made:
-        made.parts["environ"] = {"AFINA_HOME": str(tmp_path / "home"), "INFERENCE_ADDRESS": made.address}
+        made.parts["environ"] = {
+            "AFINA_HOME": str(tmp_path / "home"),
+            "AFINA_SERVICE_TOKEN": SERVICE_TOKEN,
+            "INFERENCE_ADDRESS": made.address,
+        }
         yield made
 
 
@@ -47,7 +52,7 @@ async def test_promoting_rolling_back_and_reading_the_history(world: World) -> N
     overridden = await run_json(world, "promote", "support", *evidence, "--override-reason", "the first one is rude")
     assert (overridden["model"], overridden["promotion_count"]) == (second.name, 2)
     shown = await run(world, "get", "support")
-    for words in ("s ago", PROGRAM.name, "the first one is rude", "NOT_BETTER: Not better", "override to", "first to"):
+    for words in ("s ago", OPERATOR.name, "the first one is rude", "NOT_BETTER: Not better", "override to", "first to"):
         assert words in shown.stdout, shown.stdout
     assert (await run_json(world, "rollback", "support", "--reason", "so is the second"))["model"] == first.name
     again = await run(world, "rollback", "support", "--reason", "and that")

@@ -10,7 +10,7 @@ import pytest
 from afina.v1 import endpoint_pb2, model_pb2, suite_pb2
 
 from services.common import errors
-from services.common.principal import PROGRAM
+from services.common.principal import OPERATOR
 from services.inference import endpoint, endpoints, model
 from services.inference.candidacy import stand
 from services.inference.endpoint import Endpoint, Promotion, before
@@ -58,7 +58,7 @@ async def test_the_history_tells_who_changed_what_when_why_and_on_what_evidence(
     ]
     assert [(p.digest, p.previous_digest) for p in told][1] == (second.digest, first.digest)
     assert [p.reason for p in told] == ["number 1", "number 2", "it is rude"]
-    assert {p.actor for p in told} == {PROGRAM.name}
+    assert {p.actor for p in told} == {OPERATOR.name}
     assert all(begin <= p.create_time.ToDatetime(tzinfo=UTC) <= datetime.now(UTC) for p in told)
     evidence = told[1].evidence
     assert (evidence.evaluation, evidence.suite, evidence.suite_digest) == (EVALUATION, SUITE, "e" * 64)
@@ -256,7 +256,9 @@ async def test_test_rows_of_the_dataset_that_trained_a_model_were_held_out_and_i
 
 async def test_full_weights_of_nobody_get_their_first_endpoint_by_override_alone(world: World) -> None:
     await world.add_base()
-    full = await world.add_adapter(world.put_full())
+    probe = {"prefix_token_ids": [1, 2, 3], "token_ids": [7], "adapter_logprobs": [-1.0]}
+    chat = {"messages": [{"role": "user", "content": "hi"}], "prompt_token_ids": [1, 2, 3], "probes": [probe]}
+    full = await world.add_adapter(world.put_full(golden={"chats": [chat] * 8}))
     await world.add_endpoint()
     await world.evaluate(full, (await world.get("tiny")).name)
     assert (await refusal(world, full)).reason == "CHAMPION_MISSING"
