@@ -14,4 +14,8 @@ def answer_of(holder: Any) -> str:
 
 def verdict_of(holder: Any) -> str:
     """Return the verdict with its reason, of a job or a model; empty where there is none."""
-    return f"{answer_of(holder)}: {holder.verdict.sentence}" if holder.HasField("verdict") else ""
+    if not holder.HasField("verdict"):
+        return ""
+    answer, sentence = answer_of(holder), holder.verdict.sentence
+    begins_so, _, rest = sentence.partition(": ")  # the gate's sentence may begin with the word itself
+    return f"{answer}: {rest if begins_so.upper().replace(' ', '_') == answer else sentence}"

@@ -56,7 +56,9 @@ async def _look(trainer: Trainer, job: Job) -> Change:
         return _without(job, f"{job.evaluation} is {evaluation['state']}. {evaluation['error']}".strip())
     verdict = await trainer.peers.judge(job.model, job.evaluation)
     judged = replace(job, verdict=verdict, awaits_verdict=False)
-    told = f"{verdict['answer']}: {verdict['sentence']}{_rows_needed(job, verdict)}"
+    begins_so, _, rest = verdict["sentence"].partition(": ")  # the gate's sentence may begin with the word itself
+    sentence = rest if begins_so.upper().replace(" ", "_") == verdict["answer"] else verdict["sentence"]
+    told = f"{verdict['answer']}: {sentence}{_rows_needed(job, verdict)}"
     return Change(judged.to_document(), None, [NewEvent("VERDICT", told, data=verdict)])
 
 

@@ -282,7 +282,7 @@ async def test_the_demo_ends_with_a_report_and_a_second_one_reuses_everything(wo
     for words in ("80.0% of 100 held-out reviews right", "base, few-shot", "majority class", "p = 0.0022", "curl http"):
         assert words in first.stdout
     page = (home / "report.html").read_text()
-    assert "BETTER: Better: p = 0.0022." in page
+    assert "BETTER: p = 0.0022." in page
     assert "afina-secret" not in page + first.stdout
     assert [body["model"] for body in world.asked] == ["reviews"] * 3
     second = await run_json(world, "demo")

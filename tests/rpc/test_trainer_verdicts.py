@@ -57,7 +57,7 @@ async def test_a_job_that_has_succeeded_is_compared_with_its_base_and_the_verdic
     assert (judged.verdict.evaluation, judged.verdict.item_count, judged.verdict.p_value) == (asked["name"], 80, 0.004)
     assert world.peers.judged == [("projects/default/models/m", asked["name"])]
     last = (await world.events(job.name))[-1]
-    assert (last.type, last.message) == ("VERDICT", "BETTER: On 80 items 20 to 5.")
+    assert (last.type, last.message) == ("VERDICT", "BETTER: on 80 items 20 to 5.")
     assert last.data["answer"] == "BETTER"
     assert (await world.record(job.name)).due_time is None
 
@@ -71,7 +71,7 @@ async def test_watching_goes_on_until_the_verdict_stands(world: World) -> None:
         world.peers.end_evaluations()
         await world.step(job.name)
     assert types[-2:] == ["EVALUATION_STARTED", "VERDICT"]
-    assert response.fine_tuning_job.verdict.sentence == "On 80 items 20 to 5."
+    assert response.fine_tuning_job.verdict.sentence == "Better: on 80 items 20 to 5."
 
 
 async def test_a_program_that_is_away_delays_the_verdict_and_fails_nothing(world: World) -> None:

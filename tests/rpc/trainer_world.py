@@ -143,7 +143,8 @@ class ScriptedPeers:
         self.judged.append((model, evaluation))
         needed = 320 if self.answer == "INSUFFICIENT_EVIDENCE" else 0
         return {
-            "answer": self.answer, "sentence": "On 80 items 20 to 5.", "evaluation": evaluation, "item_count": 80,
+            "answer": self.answer, "sentence": f"{self.answer.capitalize()}: on 80 items 20 to 5.",
+            "evaluation": evaluation, "item_count": 80,
             "effect": 0.1875, "p_value": 0.004, "items_needed": needed, "champion": "models/b",
             "create_time": "2026-11-24T12:00:00+00:00",
         }  # fmt: skip
