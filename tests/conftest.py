@@ -1,6 +1,10 @@
 """Fixtures that tests of several kinds ask for."""
 
-from tests import builders  # noqa: F401 - one service token for all servers and clients of the tests
+import os
+
+from tests.builders import SERVICE_TOKEN
 from tests.servers import postgres_server, s3_server
+
+os.environ["AFINA_SERVICE_TOKEN"] = SERVICE_TOKEN  # what servers of the tests ask for, their clients show, and programs inherit
 
 __all__ = ["postgres_server", "s3_server"]
