@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -13,6 +14,7 @@ import grpc
 from services.common.transport.grpc_server import GrpcServer, Registration
 
 SERVICE_TOKEN = f"tests-{secrets.token_urlsafe(32)}"
+os.environ["AFINA_SERVICE_TOKEN"] = SERVICE_TOKEN  # also where pytest does not run: a benchmark
 
 
 async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0) -> Any:

@@ -143,7 +143,9 @@ async def _afina(folder: Path, upstream: Target) -> AsyncIterator[Target]:
             "API_KEY_FILE": str(key_file),
             "GATEWAY_HTTP_ADDRESS": f"127.0.0.1:{target.port}",
             "GATEWAY_ADDRESS": f"127.0.0.1:{free_port()}",
+            "GATEWAY_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
             "INFERENCE_ADDRESS": inference.address,
+            "AFINA_SERVICE_TOKEN": os.environ["AFINA_SERVICE_TOKEN"],
             "PYTHONPATH": os.pathsep.join(sys.path[:2]),
         }
         key = asyncio.create_task(_read_when_there(key_file, lambda text: setattr(target, "key", text)))

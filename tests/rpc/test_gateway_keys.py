@@ -207,6 +207,7 @@ async def test_the_program_finishes_its_streams_when_it_is_stopped(tmp_path: Pat
             "API_KEY_FILE": str(tmp_path / "api-key"),
             "GATEWAY_HTTP_ADDRESS": f"127.0.0.1:{http}",
             "GATEWAY_ADDRESS": f"127.0.0.1:{grpc}",
+            "GATEWAY_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
             "INFERENCE_ADDRESS": inference.address,
         }
         program = await asyncio.create_subprocess_exec(
