@@ -91,7 +91,15 @@ async def test_the_service_token_is_the_operator_and_a_key_is_its_project(addres
     assert await get(address, SECRET) == (KEY.name, "a")
 
 
-@pytest.mark.parametrize("wrong", [SERVICE_TOKEN[:-1], SERVICE_TOKEN + "x", SECRET[:-1] + "x", "sk-something"])
+WRONG = {
+    "shorter": SERVICE_TOKEN[:-1],
+    "longer": SERVICE_TOKEN + "x",
+    "another key": SECRET[:-1] + "x",
+    "foreign": "sk-something",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 async def test_a_wrong_secret_is_refused_and_not_repeated(address: str, wrong: str) -> None:
     with pytest.raises(errors.Unauthenticated) as refused:
         await get(address, metadata=(("authorization", f"Bearer {wrong}"),))
