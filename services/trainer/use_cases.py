@@ -70,7 +70,7 @@ async def begin_job(trainer: Trainer, job: Job) -> None:
 
 async def judge_winner(trainer: Trainer, name: str) -> None:
     """Have the model of a sweep's winner compared with its base. Idempotent. Raises: NotFound, Conflict."""
-    await _change(trainer, name, Job.win, "It won its sweep, so its model is compared with its base.")
+    await _change(trainer, name, Job.win, "It won its sweep, so its model is compared with its base.", "SWEEP_WON")
 
 
 async def get_job(trainer: Trainer, name: str) -> Record:
@@ -155,7 +155,9 @@ async def _create(trainer: Trainer, job: Job, request_id: str) -> Record:
     return await trainer.database.create(KIND, job.name, document, due_time=due, request_id=request_id, events=[created])
 
 
-async def _change(trainer: Trainer, name: str, change: Callable[[Job], Job], message: str) -> Record:
+async def _change(
+    trainer: Trainer, name: str, change: Callable[[Job], Job], message: str, event_type: str = "STATE_CHANGED"
+) -> Record:
     """Move a job by what somebody asked for, and have the loop look at it. Raises: NotFound, WrongState, Conflict."""
     for _ in range(10):  # the reconcile loop may write between our read and our write
         record = await get_job(trainer, name)
@@ -163,7 +165,7 @@ async def _change(trainer: Trainer, name: str, change: Callable[[Job], Job], mes
         moved = change(job)
         if moved == job:
             return record
-        event = NewEvent("STATE_CHANGED", message, data={"state": moved.state})
+        event = NewEvent(event_type, message, data={"state": moved.state})
         try:
             return await trainer.database.update(record, moved.to_document(), due_time=trainer.clock(), events=[event])
         except Conflict:

@@ -57,7 +57,18 @@ class Neighbours:
         return Questions("d" * 64, PART, Part(0, {}), PART, {"good": 6, "bad": 6})
 
     async def subject(self, asked: Subject, project: str) -> Subject:
-        return replace(asked, digest=last(asked.model).ljust(64, "0"), public_id=asked.model, base={"digest": "b" * 64})
+        return replace(
+            asked,
+            digest=last(asked.model).ljust(64, "0"),
+            public_id=asked.model,
+            base={"digest": "b" * 64, "manifest_key": "manifests/bases/b.json"},
+        )
+
+    async def origins(self, name: str) -> list[dict[str, str]]:
+        return [{"name": f"projects/{project_of(name)}/datasets/other", "digest": "o" * 64}] if "/models/tuned" in name else []
+
+    async def compare(self, dataset: str, others: Sequence[str]) -> dict[str, Any]:
+        return {"row_count": 12, "overlap_count": 0, "rows": []}
 
     async def create_key(self, project: str, display_name: str) -> Key:
         self.issued[display_name] += 1
@@ -257,6 +268,8 @@ class Evaluating(World[Evaluator]):
             manifest = Manifest.from_json(self.store.read(current.manifest_key))
             asked = [(subject.model, subject.digest) for subject in current.subjects]
             scored = [(score["model"], score["digest"]) for score in current.scores]
+            if [one["finding"] for one in current.held_out] != ["UNKNOWN", "DISJOINT"]:
+                wrong.append(f"{current.id} found {current.held_out} of its models' rows")
             if manifest.data["evaluation"] != current.name or scored != asked or current.scores != manifest.data["scores"]:
                 wrong.append(f"{current.id} has the scores of {scored} and asked {asked}")
         if current.has_ended and list(self.store.list(current.kept_prefix)):

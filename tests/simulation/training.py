@@ -8,6 +8,7 @@ What has to hold, at every moment where it can be seen at every moment (`workloa
 - a job is FAILED only after as many crashes as end a job, and after no more of them; or because its model is wrong;
 - a job that succeeded has one Model in its own project, under one name, registered before its end, and the manifest that it
   is named by holds the weights of straight training; it is proven, where it is no member of a sweep;
+- the model of a job whose dataset holds rows out is compared with its base once, and has one verdict, told once;
 - at most one checkpoint interval is computed again for each worker that did not leave by itself;
 - a sweep ends with the best of its members whose model is right, and with no member at work;
 - a request is one job, in each project that made it.
@@ -48,7 +49,7 @@ PART = {"key": "datasets/x", "size_bytes": 1, "sha256": "0" * 64, "row_count": 8
 
 @dataclass
 class Registry:
-    """dataset and inference as far as a trainer sees them; registering by digest makes nothing twice."""
+    """dataset, inference and evaluator as far as a trainer sees them; what has a digest or a request id is made once."""
 
     chaos: Chaos
     store: Any
@@ -56,13 +57,14 @@ class Registry:
     models: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # by job: names with their public ids
     proven: set[str] = field(default_factory=set)
     files: Counter[str] = field(default_factory=Counter)
+    evaluations: dict[str, str] = field(default_factory=dict)  # by request id
 
     async def finalize(self, file: str, split: Mapping[str, Any], validation_file: str) -> str:
         return f"projects/{project_of(file)}/datasets/plain"
 
     async def dataset(self, name: str) -> dict[str, Any]:
         validation = PART if last(name) == "validated" else None
-        rows = {"train": PART, "validation": validation, "test": None, "row_count": 800}
+        rows = {"train": PART, "validation": validation, "test": validation, "row_count": 800}
         return {"name": name, "digest": last(name).ljust(64, "d"), "warnings": [], **rows}
 
     async def file_exists(self, name: str) -> None:
@@ -93,6 +95,27 @@ class Registry:
             raise errors.WrongState("The server's answers are not the model's.", reason="MODEL_QUARANTINED")
         self.proven.add(model)
         return {"mean_difference": 0.05}
+
+    async def suite(self, name: str) -> None:
+        return None
+
+    async def default_suite(self, project: str, dataset: str) -> str:
+        return f"projects/{project}/suites/default"
+
+    async def begin_evaluation(
+        self, project: str, suite: str, subjects: Mapping[str, Sequence[str]], request_id: str
+    ) -> dict[str, Any]:
+        if not self.proven.issuperset(name for name in subjects if name != "models/b"):
+            self.chaos.object(f"{request_id} asks a model that is not proven")
+        name = self.evaluations.setdefault(request_id, f"projects/{project}/evaluations/{len(self.evaluations)}")
+        return {"name": name, "question_count": 160}
+
+    async def evaluation(self, name: str) -> dict[str, Any]:
+        has_ended = self.chaos.happens(0.3)
+        return {"state": "SUCCEEDED" if has_ended else "RUNNING", "has_ended": has_ended, "error": ""}
+
+    async def judge(self, model: str, evaluation: str) -> dict[str, Any]:
+        return {"answer": "BETTER", "sentence": "Better.", "evaluation": evaluation, "items_needed": 0}
 
 
 class Training(World[Trainer]):
@@ -329,6 +352,10 @@ class Training(World[Trainer]):
             and not is_member
         ):
             wrong.append(f"{job.id} succeeded and is not proven")
+        judged_by = self.registry.evaluations.get(f"verdict-{job.id}")
+        is_due = job.state == "SUCCEEDED" and job.is_to_be_judged and not is_member
+        if job.awaits_verdict or (is_due and not judged_by) or job.verdict.get("evaluation") != judged_by:
+            wrong.append(f"{job.id} is {job.state}, was evaluated by {judged_by} and has the verdict {dict(job.verdict)}")
         if job.state == "SUCCEEDED" and self.fates.of(job.name).is_cursed:
             wrong.append(f"{job.id} succeeded where no worker can")
         if job.state == "SUCCEEDED" and (not job.result_file or project_of(job.result_file) != project_of(job.name)):
@@ -347,8 +374,12 @@ class Training(World[Trainer]):
         wrong = await self.wrong_with_events_of(KIND, job.name, "STEP")
         wrong += await self.wrong_with_moves_of(KIND, job.name, job.state, "VALIDATING", MOVES)
         events = await self.database.events(KIND, job.name, limit=10_000)
-        once = Counter(event.type for event in events if event.type in ("MODEL_REGISTERED", "RESULTS_KEPT", "MODEL_PROVEN"))
-        return wrong + [f"{job.id} was told {type} {times} times" for type, times in once.items() if times > 1]
+        told = Counter(event.type for event in events)
+        once = ("MODEL_REGISTERED", "RESULTS_KEPT", "MODEL_PROVEN", "EVALUATION_STARTED", "VERDICT")
+        wrong += [f"{job.id} was told {type} {told[type]} times" for type in once if told[type] > 1]
+        if told["VERDICT"] != bool(job.verdict):
+            wrong.append(f"{job.id} has the verdict {dict(job.verdict)} and was told {told['VERDICT']}")
+        return wrong
 
     def _wrong_with_sweep(self, sweep: Sweep, jobs: Mapping[str, Job]) -> list[str]:
         name = last(sweep.name)
