@@ -33,7 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.common.backends.launcher.process import ProcessLauncher
 from services.common.backends.model_server.vllm import ServerPlan, VllmServer
-from services.common.errors import Unavailable
+from services.common.errors import InvalidInput, Unavailable
 from services.common.ports.manifest import Manifest, fetch_folder
 from services.common.ports.model_server import GoldenChat
 from services.inference.adapter_checks import check_adapter, folder_modules
@@ -276,7 +276,7 @@ async def _proof_of(server: "Forced", name: str, chats: tuple[GoldenChat, ...]) 
     """Prove what may be broken: numbers that the engine can't write as JSON are an error of its own."""
     try:
         return _told(await prove(server, name, chats))
-    except Unavailable as error:
+    except (InvalidInput, Unavailable) as error:
         return {"is_proven": False, "reason": error.reason}
 
 

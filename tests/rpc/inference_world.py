@@ -133,6 +133,7 @@ class World:
         tensors: Any = None,
         lengths: Any = (3,) * 8,
         dataset: str = DATASET,
+        job: str = "",
         **changes: Any,
     ) -> str:
         """Put an adapter's folder into the store, as a job would, and return the key of its manifest.
@@ -152,10 +153,11 @@ class World:
             for length in lengths
         ]
         (folder / "golden.json").write_text(json.dumps({"base_digest": self.base_digest, "chats": chats}))
-        data = {"job": f"job-{self.seed}", "base": {"digest": self.base_digest}, "recipe": {"rank": rank}, "metrics": [1, 2]}
+        job = job or f"job-{self.seed}"
+        data = {"job": job, "base": {"digest": self.base_digest}, "recipe": {"rank": rank}, "metrics": [1, 2]}
         data |= {"dataset": {"name": dataset, "digest": digest_of(dataset)}} if dataset else {}
-        key = f"jobs/job-{self.seed}/manifest.json"
-        manifest = put_folder(self.store, f"jobs/job-{self.seed}/files", folder, "adapter", data)
+        key = f"jobs/{job}/manifest.json"
+        manifest = put_folder(self.store, f"jobs/{job}/files", folder, "adapter", data)
         self.store.commit(key, manifest.to_json())
         return key
 

@@ -86,7 +86,7 @@ UPLOAD = {"displayName": "b.jsonl", "purpose": "fine-tune", "sizeBytes": str(len
 SWEEP = {"dataset": "{dataset}", "baseModel": "tiny", "recipes": [{"rank": 8}, {"rank": 16}]}
 QUESTION = {"model": "tiny", "messages": [{"role": "ROLE_USER", "content": [{"text": "Is 3 even?"}]}]}
 JOB_MISTAKES = frozenset({"fine_tuning_job.base_model", "fine_tuning_job.training_file", "fine_tuning_job.suffix"})
-
+SPEC = {"verb": "VERB_GET", "key": "jobs/x/spec-1.json"}
 CALLS = (
     # dataset: client streaming, server streaming, unary
     Asked("dataset", "FileService/CreateFile", (metadata("a.jsonl"), chunk(ROWS[:3000]), chunk(ROWS[3000:])), {"file": "name"},
@@ -158,6 +158,8 @@ CALLS = (
     Asked("trainer", "SweepService/CancelSweep", ({"name": "{sweep}"},), gives={"state": "STATE_CANCELLING"}),
     Asked("trainer", "SweepService/WatchSweep", ({"name": "{sweep}"},)),
     Asked("trainer", "WorkerService/ReportProgress", ({"name": "{job}", "attempt": 1},), code="unauthenticated"),
+    Asked("trainer", "StoreAccessService/SignStoreRequest", ({"name": "{job}", "attempt": 1, "request": SPEC},),
+          code="unauthenticated"),
     # evaluator
     Asked("evaluator", "SuiteService/CreateSuite", ({"parent": PARENT, "suiteId": "parity", "suite": SUITE},), {"suite": "name"}),
     Asked("evaluator", "SuiteService/GetSuite", ({"name": "{suite}"},), gives={"dataset": "{dataset}"}),
@@ -170,6 +172,10 @@ CALLS = (
     Asked("evaluator", "EvaluationService/WatchEvaluation", ({"name": "{evaluation}"},)),
     Asked("evaluator", "WorkerService/ReportProgress", ({"name": "{evaluation}", "attempt": 9},), code="unauthenticated",
           reason="ATTEMPT_UNKNOWN"),
+    Asked("evaluator", "StoreAccessService/SignStoreRequest", ({"name": "{evaluation}", "attempt": 9, "request": SPEC},),
+          code="unauthenticated", reason="ATTEMPT_UNKNOWN"),
+    Asked("inference", "StoreAccessService/SignStoreRequest", ({"name": "servers/none", "attempt": 1, "request": SPEC},),
+          code="unauthenticated"),
     Asked("inference", "EndpointService/PromoteEndpoint",
           ({"name": "{endpoint}", "model": f"{PARENT}/models/none", "evaluation": "{evaluation}"},), code="not_found"),
     # gateway; an answer of a model is asked for in test_generation.py

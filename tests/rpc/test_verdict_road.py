@@ -93,9 +93,11 @@ class Road:
         """Do what a worker does: publish an adapter, with its provenance."""
         found = await self.jobs.GetFineTuningJob(pb.GetFineTuningJobRequest(name=name))
         dataset = await self.datasets.GetDataset(dataset_pb2.GetDatasetRequest(name=found.dataset))
-        made = Manifest.from_json(self.world.store.read(self.world.put_adapter()))
+        key = self.world.put_adapter(job=name.rpartition("/")[2])
+        made = Manifest.from_json(self.world.store.read(key))
         data = {**made.data, "job": name, "metrics": [], "dataset": {"name": dataset.name, "digest": dataset.digest}}
-        self.world.store.commit(f"jobs/{name.rpartition('/')[2]}/manifest.json", replace(made, data=data).to_json())
+        self.world.store.delete(key)
+        self.world.store.commit(key, replace(made, data=data).to_json())
 
     async def commit_scores(self, found: pb.FineTuningJob, base: str) -> None:
         """Do what an evaluation's worker does: publish counts, here clear ones."""
