@@ -80,7 +80,8 @@ async def test_the_next_attempt_asks_what_was_not_kept_and_counts_what_was(
     scripted.requests.clear()
     progress = Stop()
     asked = await ask(scripted, store, 2, progress)
-    assert [body["messages"][-1]["content"] for _, body, _ in scripted.requests] == [f"q{n}" for n in range(BLOCK, len(ROWS))]
+    questions = [body["messages"][-1]["content"] for _, body, _ in scripted.requests]  # which block comes first is open
+    assert sorted(questions) == sorted(f"q{n}" for n in range(BLOCK, len(ROWS)))
     assert progress.answered == len(ROWS)
     answers = asked.ways[0].answers
     assert [answer.item for answer in answers] == list(range(len(ROWS)))
