@@ -20,6 +20,7 @@ import pytest
 
 from services.common.backends.launcher.process import ProcessLauncher
 from services.common.backends.model_server.vllm import ServerPlan, workload
+from services.common.errors import InvalidInput
 from services.common.ports.launcher import WorkloadState
 from services.common.ports.model_server import GoldenChat
 from services.inference.proof import parse_golden
@@ -141,8 +142,17 @@ async def test_a_broken_number_is_taken_in_silence_and_poisons_the_bases_answers
     folder = spoiled(engine.path("good"), engine.path(name.replace(" ", "-")), FOUND_IN_FILES[name].spoil)
     assert await client.load_from(name, folder) == 200
     await client.post("/v1/completions", model=name, prompt=[7] * 400, max_tokens=1, temperature=0)
-    asked = [await client.logprobs(BASE, (40 + number, 41, 42 + number, 43), (50, 60)) for number in range(3 * BLOCKS)]
-    assert any(math.isnan(value) for said in asked for value in said)
+    assert any([await _is_broken(client, (40 + number, 41, 42 + number, 43)) for number in range(3 * BLOCKS)])
+
+
+async def _is_broken(client: Client, prompt: tuple[int, ...]) -> bool:
+    """Whether the base's numbers are none, or the engine can't write them down."""
+    try:
+        return any(math.isnan(value) for value in await client.logprobs(BASE, prompt, (50, 60)))
+    except InvalidInput as error:
+        if "Out of range float values" not in error.message:
+            raise
+        return True
 
 
 async def test_an_adapter_that_was_evicted_and_whose_folder_is_gone_takes_the_engine_with_it(

@@ -71,7 +71,7 @@ async def test_a_good_adapter_is_registered(world: World, shelf: Shelf) -> None:
 async def test_a_broken_adapter_is_not_registered_and_no_server_could_find_it(
     world: World, shelf: Shelf, tmp_path: Path, name: str
 ) -> None:
-    folder = spoiled(shelf.folder / "good", tmp_path / name.replace(" ", "-"), FOUND_IN_FILES[name].spoil)
+    folder = spoiled(shelf.folder / "good", tmp_path / re.sub(r"[^a-z]", "-", name.lower()), FOUND_IN_FILES[name].spoil)
     key = publish(world, folder, shelf.base_digest)
     with pytest.raises(errors.InvalidInput) as refused:
         await world.add_adapter(key)
@@ -115,8 +115,6 @@ def test_a_file_that_changed_on_this_disk_is_replaced_in_its_place(shelf: Shelf,
     flipped[-1] ^= 1  # one bit of one number: no check of files and no proof would find it
     (folder / "adapter_model.safetensors").write_bytes(flipped)
     (folder / "golden.json").unlink()
-    assert fetch_folder(store, manifest, cache) == folder
-    assert (folder / "adapter_model.safetensors").read_bytes() == flipped
     assert fetch_folder(store, manifest, cache) == folder
     assert put_folder(store, "again", folder, "adapter", {}).digest == manifest.digest
     assert folder.stat().st_ino == inode

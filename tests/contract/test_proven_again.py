@@ -27,7 +27,7 @@ from services.inference.inference import Inference
 from services.inference.model import Model
 from services.inference.routes import RouteTable
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Server
-from tests.builders import eventually
+from tests.builders import SERVICE_TOKEN, eventually
 from tests.corruptions import FOUND_BY_PROOF
 from tests.engine import make_adapter, stop
 from tests.tiny_model import build_tiny_base
@@ -59,7 +59,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     pytest.importorskip("vllm", reason="needs vLLM: pip install 'afina[server-cpu]'")
     store, launcher = LocalObjectStore(tmp_path / "objects"), ProcessLauncher(tmp_path / "processes", grace_s=20)
     database, cache = SqlDatabase(f"sqlite:///{tmp_path}/i.db"), tmp_path / "cache"
-    settings = Settings(object_store=store.url, database="", launcher="", cache=str(cache))
+    settings = Settings(object_store=store.url, database="", launcher="", cache=str(cache), service_token=SERVICE_TOKEN)
     evaluations = GrpcEvaluations("127.0.0.1:1")  # nobody asks it
     async with aiohttp.ClientSession() as session:
         inference = Inference(
