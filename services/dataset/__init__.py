@@ -13,5 +13,6 @@ be downloaded. A full disk or an absent store is Unavailable, and nothing half-w
 repeat from any point: the same rows in any container, with the same split, give the same Dataset; read as another format,
 or with a validation file, they give another. Validation runs in a thread, and other calls are answered meanwhile. Memory
 grows with the number of rows, by less than 200 bytes each at the peak, and not with their length. It needs object store and
-database, and asks nobody. How many tokens a row has is for trainer to say, because it depends on the base.
+database, and asks the gateway whose a key is, and nobody else. How many tokens a row has is for trainer to say, because it
+depends on the base.
 """

@@ -14,7 +14,8 @@ stored responses and completions, tools that run here, embeddings, batches – i
 do instead (`openai/absent.py`), and so is every parameter that would be ignored. A JSON object that says a key twice is
 refused too, but on the two inference paths, where the last one wins. `/openapi.json` describes all of it.
 
-How it fails: while `inference` is away, the last table of routes stands and loaded models answer; while another program
+How it fails: while `inference` is away, the last table of routes stands and loaded models answer; after ROUTES_BELIEVED_S
+(`belief.py`) endpoints no longer do, since a promotion may not have been heard of. While another program
 is away, what needs it gets 503 with Retry-After. A model that no server has loaded is waited for, bounded, then 503. A
 model server that fails before the first byte of an answer is replaced by another; after it, the stream ends with an
 error. At SIGTERM nothing new is accepted and answers under way have ten seconds. It needs a database.

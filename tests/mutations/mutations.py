@@ -29,7 +29,7 @@ class Mutation:
 PROOF = ("tests/unit/inference/test_proof.py",)
 GATE = ("tests/unit/inference/test_gate.py",)
 STATISTICS = ("tests/unit/evaluator/test_statistics.py",)
-PROMOTION = ("tests/rpc/test_inference_endpoints.py",)
+PROMOTION = ("tests/rpc/test_inference_endpoints.py", "tests/rpc/test_promotions.py")
 TIMELESS = ("-k", "not delayed_acknowledgement")  # one that measures milliseconds says nothing on a busy machine
 ROUTES = ("tests/unit/inference/test_routes.py", "tests/rpc/test_gateway_chat.py", *TIMELESS)
 DATABASE = ("tests/contract/test_database.py", "-k", "not postgres")
@@ -52,7 +52,8 @@ PAGES = ("tests/rpc/test_gateway_files_and_jobs.py",)
 _PROOF = "services/inference/proof.py"
 _GATE = "services/inference/gate.py"
 _STATISTICS = "services/evaluator/statistics.py"
-_ENDPOINTS = "services/inference/endpoints.py"
+_EVIDENCE = "services/inference/evidence.py"
+_PROMOTIONS = "services/inference/promotions.py"
 _ROUTING = "services/gateway/routing.py"
 _SQL = "services/common/backends/database/sql.py"
 _RECONCILE = "services/common/reconcile.py"
@@ -65,6 +66,7 @@ _LOOP = "services/trainer/worker/loop.py"
 _BATCHES = "services/trainer/worker/batches.py"
 _ADAPTERS = "services/inference/adapter_checks.py"
 _KEYS = "services/gateway/keys.py"
+_BELIEVED = "services/common/believed.py"
 _USE_CASES = "services/gateway/use_cases.py"
 _PARAMETERS = "services/gateway/openai/parameters.py"
 _GENERATION = "services/gateway/generation.py"
@@ -82,7 +84,7 @@ MUTATIONS = (
              "NaN compares as false, so a broken server would be proven"),
     Mutation("proof-wrong-base", _PROOF, "    if told != base_digest:", "    if False:", PROOF,
              "references of another base would count"),
-    Mutation("proof-indistinguishable", _PROOF, "return self.reference_gap >= MIN_REFERENCE_GAP", "return True", PROOF,
+    Mutation("proof-indistinguishable", _PROOF, "self.reference_gap >= MIN_REFERENCE_GAP)", "True)", PROOF,
              "an adapter that can't be told from its base could be promoted"),
     # Gate and statistics: what counts as better.
     Mutation("gate-significance", _GATE, "if p_value > gate.significance_level:", "if p_value > 1:", GATE,
@@ -107,26 +109,26 @@ MUTATIONS = (
     Mutation("statistics-t-freedom", _STATISTICS, "half = _t_quantile(confidence, count - 1) * error",
              "half = _t_quantile(confidence, count) * error", STATISTICS, "the interval would be too narrow"),
     # Promotion: nobody is believed.
-    Mutation("promotion-unfinished", _ENDPOINTS, 'if evidence.state != "SUCCEEDED":', "if False:", PROMOTION,
+    Mutation("promotion-unfinished", _EVIDENCE, 'if evidence.state != "SUCCEEDED":', "if False:", PROMOTION,
              "half an evaluation would count"),
-    Mutation("promotion-other-suite", _ENDPOINTS, "if current.gate.suite and evidence.suite != current.gate.suite:", "if False:",
+    Mutation("promotion-other-suite", _EVIDENCE, "if current.gate.suite and evidence.suite != current.gate.suite:", "if False:",
              PROMOTION, "an easier suite would open the gate"),
-    Mutation("promotion-held-out", _ENDPOINTS, "if not suite.is_held_out:", "if False:", PROMOTION,
+    Mutation("promotion-held-out", _EVIDENCE, "if not suite.is_test_part:", "if False:", PROMOTION,
              "rows that chose the checkpoint would decide"),
-    Mutation("promotion-suite-digest", _ENDPOINTS, "if suite.digest != evidence.suite_digest:", "if False:", PROMOTION,
+    Mutation("promotion-suite-digest", _EVIDENCE, "if suite.digest != evidence.suite_digest:", "if False:", PROMOTION,
              "a suite that was changed since would count"),
-    Mutation("promotion-model-digest", _ENDPOINTS, "if evidence.digests.get(name) != await _digest(inference, name):", "if False:",
+    Mutation("promotion-model-digest", _EVIDENCE, "if evidence.digests[name] != await _digest(inference, name):", "if False:",
              PROMOTION, "weights that were never asked would be promoted"),
-    Mutation("promotion-weak-champion", _ENDPOINTS, "for prompt in suite.prompts if prompt not in asked]",
-             "for prompt in suite.prompts if False]", PROMOTION, "a champion asked badly would lose"),
-    Mutation("promotion-other-project", _ENDPOINTS,
-             'project_of(candidate_name) != project or parse(EVALUATION_NAME, evaluation)["project"] != project',
-             "project_of(candidate_name) != project", PROMOTION, "another project's evaluation would count"),
-    Mutation("promotion-etag", _ENDPOINTS, "if etag and etag != str(record.version):", "if False:", PROMOTION,
+    Mutation("promotion-weak-champion", _EVIDENCE, "for prompt in suite.prompts if prompt not in asked]:",
+             "for prompt in suite.prompts if False]:", PROMOTION, "a champion asked badly would lose"),
+    Mutation("promotion-other-project", _PROMOTIONS,
+             '(is_known and parse(EVALUATION_NAME, evaluation)["project"] != project)', "False", PROMOTION,
+             "another project's evaluation would count"),
+    Mutation("promotion-etag", _PROMOTIONS, "if etag and etag != str(record.version):", "if False:", PROMOTION,
              "a stale client would overwrite what it never saw"),
     # Routes: who may ask whom.
-    Mutation("routes-other-project", _ROUTING, 'route = table.get((project, public_id)) or table.get(("", public_id))',
-             "route = next((r for (_, n), r in table.items() if n == public_id), None)", ROUTES,
+    Mutation("routes-other-project", _ROUTING, 'return table.get((project, public_id)) or table.get(("", public_id))',
+             "return next((r for (_, n), r in table.items() if n == public_id), None)", ROUTES,
              "a project would reach another's models"),
     Mutation("routes-asked-owner", _ROUTING, 'if owner not in ("", project):', "if False:", ROUTES,
              "a model found at inference would be anybody's"),
@@ -148,12 +150,12 @@ MUTATIONS = (
              "a watch that resumes would tell an event twice"),
     Mutation("list-neighbour", _SQL, 'r.name < f"{parent}0")', 'r.name < f"{parent}~")', DATABASE,
              "a project would list those whose name begins as its own"),
-    Mutation("reconcile-overtaken", _RECONCILE, "if time.monotonic() + pause_s - begin_s > self._lease_s:", "if False:", RECONCILE,
+    Mutation("reconcile-overtaken", _RECONCILE, "if _monotonic_s() + pause_s - begin_s > self._lease_s:", "if False:", RECONCILE,
              "a step would go on writing after its lease"),
     Mutation("reconcile-put-back", _RECONCILE, "            await self._put_back(record, error)", "            raise", RECONCILE,
              "one step that fails would end the loop, or be lost"),
     # Attempts: one worker may report.
-    Mutation("attempt-token", _ATTEMPTS, 'if not hmac.compare_digest(record.document["token_sha256"], _sha256(token)):',
+    Mutation("attempt-token", _ATTEMPTS, 'if not any(hmac.compare_digest(one["token_sha256"], given) for one in tries_of(record)):',
              "if False:", TRAINER, "any token would do"),
     Mutation("attempt-repeats", _ATTEMPTS, 'fresh = events[max(0, int(attempt.document["next_number"]) - first_number) :]',
              "fresh = events", TRAINER, "an event sent again would be told twice"),
@@ -231,7 +233,7 @@ MUTATIONS = (
              "a key would work when its time is over"),
     Mutation("key-expiry-unchecked", _USE_CASES, "if key.has_expired(context.clock()):", "if False:", KEYS,
              "an expired key would work"),
-    Mutation("key-believed", _KEYS, "        if revocations != self.revocations:", "        if False:", KEYS,
+    Mutation("key-believed", _BELIEVED, "        if revocations != self.revocations:", "        if False:", KEYS,
              "a key that was revoked while it was looked up would be believed"),
     Mutation("key-revoked", _USE_CASES, "    context.believed.forget(secret_sha256)", "    _ = secret_sha256", KEYS,
              "this replica would go on with a revoked key"),

@@ -1,1 +1,1 @@
-"""What lives inside the model server's own processes: the plugin that gives vLLM adapters by digest."""
+"""What lives inside the model server's own processes: adapters by digest for vLLM (a plugin), and the guard at its door."""
