@@ -139,7 +139,11 @@ def environment(ports: Ports, attempt: Attempt, token: str) -> dict[str, str]:
     return {
         **ports.worker_environment,
         **store_access.environment(
-            ports.store, ports.worker_environment.get("AFINA_REPORT_TO", ""), attempt.resource, attempt.number
+            ports.store,
+            ports.worker_environment.get("AFINA_REPORT_TO", ""),
+            attempt.resource,
+            attempt.number,
+            store_access.WORKER_PATIENCE_S,
         ),
         "AFINA_SPEC": attempt.spec_key,
         "AFINA_ATTEMPT_TOKEN": token,

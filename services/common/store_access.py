@@ -25,6 +25,7 @@ from services.common.ports.database import Document
 from services.common.ports.manifest import Manifest
 from services.common.ports.object_store import ObjectStore, StoreRequest, StoreVerb
 
+WORKER_PATIENCE_S = 1800.0  # how long one waits for a signature: whoever signs may be frozen, or installed anew
 LIFETIME_S = 60  # of a signature; a transfer that has begun goes on
 SCHEME = "signed"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -95,11 +96,13 @@ def keys_of(store: ObjectStore, manifest_keys: Iterable[str], *, with_weights: b
     return tuple(dict.fromkeys(keys))
 
 
-def environment(store: ObjectStore, signer: str, name: str, attempt: int) -> dict[str, str]:
+def environment(store: ObjectStore, signer: str, name: str, attempt: int, patience_s: float | None = None) -> dict[str, str]:
     """Return what opens the store in a workload's environment, beside the token of its attempt: no credentials.
 
-    `signer` is the host:port of the program that launches it, `name` what it works for.
+    `signer` is the host:port of the program that launches it, `name` what it works for. It waits for so long where the signer
+    is away; None is for what answers people, and gives up early.
     """
     if not store.needs_signature:
         return {"OBJECT_STORE": store.url}
-    return {"OBJECT_STORE": f"{SCHEME}://{signer}/{name}/attempts/{attempt}?{urlencode({'store': store.url})}"}
+    told = {"store": store.url} | ({} if patience_s is None else {"patience_s": f"{patience_s:g}"})
+    return {"OBJECT_STORE": f"{SCHEME}://{signer}/{name}/attempts/{attempt}?{urlencode(told)}"}

@@ -108,7 +108,11 @@ async def reconcile_placement(inference: Inference, record: Record) -> Change:
     return Change(placement.settle("PROVEN").to_document(), None)
 
 
-async def _start(inference: Inference, server: Server) -> tuple[Server, float | None]:
+async def _launch(inference: Inference, server: Server) -> tuple[Server, float | None]:
+    """Bring the weights here, choose a port, and launch; where the record has moved on meanwhile, end it at once.
+
+    A program that was frozen just before the launch may come to it after another has found nothing to stop.
+    """
     if not server.port and (awaited := await make_room(inference, server)):
         return server.wait(awaited), LOOK_AGAIN_S
     try:
@@ -119,10 +123,19 @@ async def _start(inference: Inference, server: Server) -> tuple[Server, float | 
         return server, 0.0
     if not server.port:
         return server.begin(await asyncio.to_thread(_free_port), secrets.token_urlsafe(32), inference.clock()), 0.0
-    seen = await inference.launcher.observe(server.key)
-    if seen.state == WorkloadState.GONE:
-        await inference.launcher.launch(inference.launcher.plan(inference.workload(server, folder)))
-        return server, LOOK_AGAIN_S
+    await inference.launcher.launch(inference.launcher.plan(inference.workload(server, folder)))
+    try:
+        found = Server.from_document((await inference.database.get(SERVER_KIND, server.name)).document)
+    except NotFound:
+        found = server.end()
+    if found.key != server.key or not found.takes_memory:
+        await inference.launcher.stop(server.key)
+    return server, LOOK_AGAIN_S
+
+
+async def _start(inference: Inference, server: Server) -> tuple[Server, float | None]:
+    if not server.port or (seen := await inference.launcher.observe(server.key)).state == WorkloadState.GONE:
+        return await _launch(inference, server)
     if seen.has_ended:
         words = await _last_words(inference, server)
         return server.fail(f"It ended while it started: {seen.message} {words}", inference.clock()), 0.0

@@ -131,7 +131,8 @@ async def _serving(inference: Inference, known: Model) -> tuple[str, str]:
 
 async def _not_yet(inference: Inference, wanted: Model) -> Unavailable:
     server = Server.from_document((await inference.database.get(SERVER_KIND, server_name(wanted.served_digest))).document)
-    told = f" {server.message}" if server.message else ""
+    # Not what the server last said before it failed: this goes to whoever may ask a model, that to whoever may look at it.
+    told = f" {server.message}" if server.awaits_room else ""
     return Unavailable(
         f"{wanted.name} is not proven on a server yet (its server is {server.state}); ask again.{told}",
         reason="NO_ROOM" if server.awaits_room else "MODEL_NOT_READY",

@@ -14,9 +14,10 @@ for that, and its watch does. Of a sweep's jobs the winner's is.
 **Sweep**: RUNNING → PROVING → SUCCEEDED; FAILED; CANCELLING → CANCELLED. Jobs one after another; the lowest validation loss
 wins, and only the winner is proven (the others' models are registered, and proven when somebody asks for them).
 
-How it fails: a mistake in data or recipe ends the job with every violation; a crashed worker is launched again, three
-times at most, and goes on from its last checkpoint (one that was told to leave, and did, is no crash, unless that happens
-twenty times in a row without a step saved); a service that was away reads the manifest; a model that its server does not
+How it fails: a mistake in data or recipe ends the job with every violation; a crashed worker is launched again and
+goes on from its last checkpoint, until three have crashed in a row without a step saved between (one that was told to leave,
+or was cut off from its store, is no crash, unless that happens twenty times in a row);
+a service that was away reads the manifest; a model that its server does not
 prove ends the job as FAILED. A member that fails costs its sweep nothing but itself. It needs object store, database and
 launcher; it asks `dataset`, `inference` and `evaluator`. While these are away a verdict waits; without scores a warning says
 how to compare by hand.

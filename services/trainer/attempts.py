@@ -4,13 +4,14 @@
     PENDING, RUNNING → PAUSING → PAUSED → PENDING
 
 An attempt is one launch of the worker; `common/attempts.py` says how it is launched and known again. Of those that ended
-without a result, crashes are counted, and so many end the job.
+without a result, crashes are counted, and so many in a row, without a step saved between, end the job.
 
 The result is what the manifest under the job's one key says. Whoever commits it first has won, and it is read before
 anybody looks at processes: a worker that finished while the service was away has finished.
 
 A worker leaves with exit code 75 when it was told to, with a checkpoint: because the job pauses, or because its node is
-taken away. That is no crash, so it is not counted as one; only being told so again and again without a step between is.
+taken away; and when it was cut off from its store for longer than it waits. That is no crash, so it is not counted as one;
+only leaving again and again without a step between is.
 One that reports nothing new for an hour hangs, and is told so.
 """
 
@@ -165,30 +166,22 @@ def _trained(job: Job) -> Change:
 async def _attempt_over(trainer: Trainer, job: Job, seen: Observation) -> Change:
     """Decide what follows an attempt that ended without a result."""
     await _raise_refusal(trainer, job, seen)
-    if seen.exit_code in attempts.EXITS_STOPPED:
-        moved = _stopped(job, await _saved_step(trainer, job))
-        message = f"Attempt {job.attempt} was told to leave. The next one goes on from its last checkpoint."
-        return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, data={"exit_code": seen.exit_code})])
-    crash_count = job.crash_count + 1
-    if crash_count >= MAX_CRASHES:
+    has_crashed = seen.exit_code not in attempts.EXITS_STOPPED
+    ended = job.end_attempt(await _saved_step(trainer, job), has_crashed=has_crashed)
+    if ended.crash_count >= MAX_CRASHES:
         words = await attempts.last_words(trainer.launcher, job.workload_key(job.attempt))
-        told = f"The worker ended {crash_count} times without a result. {seen.message} {words}"
+        told = f"The worker ended {ended.crash_count} times without a result, and saved no step between. {seen.message} {words}"
         raise errors.WrongState(told, reason="WORKER_CRASHED")
-    moved = job.move("PENDING", is_attempt_over=True, crash_count=crash_count)
-    message = f"Attempt {job.attempt} ended without a result: {seen.message} The next one goes on from its last checkpoint."
-    return Change(moved.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, "WARNING", {"exit_code": seen.exit_code})])
-
-
-def _stopped(job: Job, saved_step: int) -> Job:
-    """Return the job as it waits after being told to leave. Raises: WrongState (again and again, and it gets nowhere)."""
-    idle_stop_count = 0 if saved_step > job.saved_step else job.idle_stop_count + 1
-    if idle_stop_count >= MAX_IDLE_STOPS:
+    if ended.idle_stop_count >= MAX_IDLE_STOPS:
         raise errors.WrongState(
-            f"The worker was told to leave {idle_stop_count} times in a row before it could save another step; find out what "
-            "stops it (a node that is drained, a limit of the cluster), then create the job again.",
+            f"The worker had to leave {ended.idle_stop_count} times in a row before it could save another step; find out what "
+            "stops it (a node that is drained, a limit of the cluster, a store that it does not reach), then create it again.",
             reason="WORKER_STOPPED",
         )
-    return job.move("PENDING", is_attempt_over=True, saved_step=saved_step, idle_stop_count=idle_stop_count)
+    how = f"ended without a result: {seen.message}" if has_crashed else "was told to leave, or cut off from its store."
+    message = f"Attempt {job.attempt} {how} The next one goes on from its last checkpoint."
+    level, data = "WARNING" if has_crashed else "INFO", {"exit_code": seen.exit_code}
+    return Change(ended.to_document(), 0.0, [NewEvent("ATTEMPT_ENDED", message, level, data)])
 
 
 async def _saved_step(trainer: Trainer, job: Job) -> int:

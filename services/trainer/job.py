@@ -9,8 +9,10 @@ from services.common.errors import AfinaError, WrongState
 from services.common.names import last
 
 KIND = "fineTuningJob"
-MAX_CRASHES = 3  # attempts that ended without a result and were not asked to; those that were are not counted
-MAX_IDLE_STOPS = 20  # in a row, of attempts that were told to leave before they had saved another step
+# Of attempts that ended without a result, in a row: a saved step between two of them begins both counts anew, or a long job
+# would fail of the crashes of many days.
+MAX_CRASHES = 3  # that nobody asked to leave
+MAX_IDLE_STOPS = 20  # that were told to leave, or cut off from their store
 
 MOVES: dict[str, tuple[str, ...]] = {
     "VALIDATING": ("PENDING", "FAILED", "CANCELLING", "PAUSING"),
@@ -48,7 +50,7 @@ class Job:
     attempt: int = 0
     is_attempt_over: bool = False
     crash_count: int = 0
-    saved_step: int = 0  # of the newest checkpoint, when an attempt was last told to leave
+    saved_step: int = 0  # of the newest checkpoint, when an attempt last ended without a result
     idle_stop_count: int = 0
     model: str = ""
     fine_tuned_model: str = ""
@@ -121,6 +123,14 @@ class Job:
                 f"{self.name} is {self.state}, not paused; there is nothing to resume.", metadata={"state": self.state}
             )
         return self.move("PENDING" if self.recipe else "VALIDATING")
+
+    def end_attempt(self, saved_step: int, *, has_crashed: bool) -> "Job":
+        """Return the job after an attempt without a result, as it waits for the next; `saved_step` is what that begins with."""
+        begins_anew = saved_step > self.saved_step
+        crashes, stops = (0, 0) if begins_anew else (self.crash_count, self.idle_stop_count)
+        stops += not has_crashed and not begins_anew
+        counted = {"crash_count": crashes + has_crashed, "idle_stop_count": stops, "saved_step": saved_step}
+        return self.move("PENDING", is_attempt_over=True, **counted)
 
     def succeed(self) -> "Job":
         """Return the job as one that has succeeded; of a sweep's members only the winner then awaits a verdict."""

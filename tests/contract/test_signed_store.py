@@ -168,7 +168,7 @@ def test_a_program_that_stays_away_is_unavailable_in_bounded_time_and_says_where
     signing.leave()
     began_s = time.monotonic()
     with pytest.raises(Unavailable, match=signing.address):
-        SignedObjectStore(signing.url(NAME), {TOKEN_VARIABLE: "secret"}, patience_s=0.5).read("bases/abc")
+        SignedObjectStore(f"{signing.url(NAME)}&patience_s=0.5", {TOKEN_VARIABLE: "secret"}).read("bases/abc")
     assert time.monotonic() - began_s < 20
     signing.start()
 
@@ -193,7 +193,8 @@ def test_a_checkpoint_of_eight_files_costs_milliseconds_more_than_with_the_keys(
 @pytest.mark.parametrize(
     "url",
     ["signed://", "signed://h:1", "signed://h:1/projects/p/fineTuningJobs/j?store=s3://b", "signed://h:1/x/attempts/1",
-     "signed://h:1/x/attempts/one?store=s3://b", "signed://h:1/x/attempts/1?store=file:///etc"],
+     "signed://h:1/x/attempts/one?store=s3://b", "signed://h:1/x/attempts/1?store=file:///etc",
+     "signed://h:1/x/attempts/1?store=s3://b&patience_s=inf"],
 )  # fmt: skip
 def test_a_url_that_names_no_attempt_or_no_bucket_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput):

@@ -1,8 +1,9 @@
 """Model servers as inference keeps them: launched, proven, watched, launched again; and the routes to them."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from afina.v1 import (
 
 from services.common import errors
 from services.common.backends.database.sql import SqlDatabase
+from services.common.ports.launcher import LaunchManifest
 from services.inference.routes import RouteTable
 from services.inference.servers import PLACEMENT_KIND, SERVER_KIND, Server
 from tests.builders import eventually
@@ -277,3 +279,46 @@ async def test_why_a_model_is_not_served_is_told_in_words(world: World) -> None:
 
 async def _says(world: World, name: str, words: str) -> bool:
     return words in (await world.get(name)).serving_message
+
+
+@pytest.mark.parametrize("is_forgotten", [True, False])
+async def test_a_server_whose_launch_comes_after_its_end_is_stopped_at_once(world: World, is_forgotten: bool) -> None:
+    entry = await world.add_base()
+    launch, database = world.launcher.launch, world.inference.database
+
+    async def late(manifest: LaunchManifest) -> None:
+        """As of a program that was frozen here while another retired the server and found nothing to stop."""
+        record = await database.get(SERVER_KIND, (await world.server()).name)
+        if is_forgotten:
+            await database.delete(record)
+        else:
+            ended = (
+                Server.from_document(record.document).retire("Its place is needed.", datetime.now(UTC)).rest(datetime.now(UTC))
+            )
+            await database.update(record, ended.to_document())
+        world.launcher.launch = launch  # type: ignore[method-assign]
+        await launch(manifest)
+
+    world.launcher.launch = late  # type: ignore[method-assign]
+    with contextlib.suppress(errors.Unavailable, errors.NotFound):
+        await world.ensure(entry.model, timeout_s=3)
+    first = next(iter(world.launcher.manifests))
+    await eventually(lambda: first in world.launcher.stopped)
+
+
+async def test_what_a_server_said_before_it_failed_is_told_to_who_looks_at_the_model_and_not_to_who_asks_it(world: World) -> None:
+    entry = await world.add_base()
+    world.parts["boots"] = False
+    world.launcher.output = b"a path of this machine"
+    launch = world.launcher.launch
+
+    async def failing(manifest: LaunchManifest) -> None:
+        await launch(manifest)
+        world.launcher.end(manifest["key"], 1)
+
+    world.launcher.launch = failing  # type: ignore[method-assign]
+    with pytest.raises(errors.Unavailable) as refused:
+        await world.ensure(entry.model, timeout_s=2)
+    assert refused.value.reason == "MODEL_NOT_READY"
+    assert "path" not in refused.value.message
+    assert "a path of this machine" in (await world.get(entry.model)).serving_message

@@ -12,7 +12,7 @@ from afina.v1 import fine_tuning_job_pb2 as pb
 from services.common import errors
 from services.common.ports.launcher import LaunchManifest, WorkloadState
 from services.trainer.attempts import reconcile_job
-from services.trainer.job import KIND, MAX_IDLE_STOPS, Job
+from services.trainer.job import KIND, MAX_CRASHES, MAX_IDLE_STOPS, Job
 from services.trainer.proving import PROVE_LOOKS
 from services.trainer.sweep import KIND as SWEEP_KIND
 from services.trainer.sweep import Sweep
@@ -54,6 +54,20 @@ async def test_being_told_to_leave_any_number_of_times_fails_no_job(world: World
         await world.move(job.name, "RUNNING")
         world.launcher.end(f"{job.name.rpartition('/')[2]}-{attempt}", exit_code)
         await world.move(job.name, "PENDING")
+
+
+async def test_crashes_with_a_saved_step_between_fail_no_job(world: World) -> None:
+    job = await world.create()
+    job_id = job.name.rpartition("/")[2]
+    for attempt in range(1, 2 * MAX_CRASHES + 1):
+        await world.move(job.name, "RUNNING")
+        if attempt % 2:
+            world.store.commit(f"jobs/{job_id}/checkpoints/{attempt:08d}-{attempt:04d}.json", b"{}")
+        world.launcher.end(f"{job_id}-{attempt}", 137)
+        await world.move(job.name, "PENDING")
+    await world.move(job.name, "RUNNING")
+    world.launcher.end(f"{job_id}-{2 * MAX_CRASHES + 1}", 137)
+    await world.move(job.name, "FAILED")  # the third since the last saved step
 
 
 @pytest.mark.parametrize("saves", [True, False])

@@ -5,7 +5,8 @@ What has to hold, at every moment where it can be seen at every moment (`workloa
 - one worker at a time works for a job; none long after its end, or while it is paused; the launches of a job are numbered
   1, 2, 3 …, and a number is given to one launch;
 - its states follow one another as its noun allows; a cancelled job ends CANCELLED, a paused one waits;
-- a job is FAILED only after as many crashes as end a job, and after no more of them; or because its model is wrong;
+- a job is FAILED only after as many crashes in a row as end a job, no step saved between, and after no more of them; or
+  because its model is wrong;
 - a job that succeeded has one Model in its own project, under one name, registered before its end, and the manifest that it
   is named by holds the weights of straight training; it is proven, where it is no member of a sweep;
 - the model of a job whose dataset holds rows out is compared with its base once, and has one verdict, told once;
@@ -125,6 +126,7 @@ class Training(World[Trainer]):
         super().__init__(seed, loop, odds)
         works = {"services.trainer.worker": self._train, "services.trainer.worker.count": self._count}
         self.launcher = SimulatedLauncher(self.chaos, works)
+        self.launcher.saved_step = self._saved_step
         self.fates = Fates(seed)
         self.registry = Registry(self.chaos, self.store, self.fates)
         self.steps_done: Counter[str] = Counter()
@@ -258,6 +260,9 @@ class Training(World[Trainer]):
             self.chaos.object(f"{run.key} published after a later attempt was launched")
         return exit_code
 
+    def _saved_step(self, owner: str) -> int:
+        return max((int(last(key).partition("-")[0]) for key in self.store.list(f"jobs/{owner}/checkpoints/")), default=0)
+
     async def _count(self, run: Run) -> int:
         """Count tokens: a few seconds, beside the jobs; then the result is committed, or it has crashed."""
         await asyncio.sleep(self.chaos.dice.uniform(0.5, 5))
@@ -322,7 +327,7 @@ class Training(World[Trainer]):
 
     def _wrong_with(self, job: Job, is_member: bool) -> list[str]:
         wrong, told = [], job.error.get("reason")
-        crashes, launches = self.launcher.crash_counts[job.id], self.launcher.launch_counts[job.id]
+        crashes, launches = self.launcher.crashes_in_a_row[job.id], self.launcher.launch_counts[job.id]
         if not job.has_ended and (job.state != "PAUSED" or not self.pause_count[job.id]):
             wrong.append(f"{job.id} is stuck as {job.state}")
         if bool(job.end_time) != job.has_ended:
@@ -334,9 +339,9 @@ class Training(World[Trainer]):
         counting = self.launcher.crash_counts[last(job.token_count)]
         right = {"WORKER_CRASHED": max(crashes, counting) >= MAX_CRASHES, "MODEL_QUARANTINED": self.fates.of(job.name).is_wrong}
         if job.state == "FAILED" and not right.get(str(told), False):
-            wrong.append(f"{job.id} failed after {crashes} crashes: {job.error}")
-        if crashes > MAX_CRASHES + self.pause_count[job.id]:
-            wrong.append(f"{job.id} crashed {crashes} times")
+            wrong.append(f"{job.id} failed after {crashes} crashes in a row: {job.error}")
+        if (most := self.launcher.most_in_a_row[job.id]) > MAX_CRASHES + self.pause_count[job.id]:
+            wrong.append(f"{job.id} crashed {most} times in a row")
         interrupted = launches - self.launcher.stop_counts[job.id]
         if self.steps_done[job.id] > STEPS + interrupted * CHECKPOINT_STEPS:
             wrong.append(f"{job.id} computed {self.steps_done[job.id]} steps in {launches} attempts, {interrupted} interrupted")

@@ -58,6 +58,7 @@ class Fates:
 class TrainingWorker(Worker):
     """Trains, saves a checkpoint every few steps, and publishes."""
 
+    exit_when_cut_off = 75
     steps_done: Counter[str]
     fates: Fates
 

@@ -33,6 +33,7 @@ class Run:
     seen: Observation = WAITING
     termination: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
+    is_cut_off: bool = False  # it left without what it had done since its last checkpoint
 
     @property
     def owner(self) -> str:
@@ -63,7 +64,11 @@ class SimulatedLauncher(Launcher):
         self.runs: dict[str, Run] = {}
         self.launch_counts: Counter[str] = Counter()
         self.crash_counts: Counter[str] = Counter()
-        self.stop_counts: Counter[str] = Counter()
+        self.stop_counts: Counter[str] = Counter()  # of those that left with all that they had done
+        self.saved_step: Callable[[str], int] = lambda owner: 0  # of an owner's newest checkpoint
+        self.crashes_in_a_row: Counter[str] = Counter()  # with no step saved between
+        self.most_in_a_row: Counter[str] = Counter()
+        self._last_saved: Counter[str] = Counter()
 
     def plan(self, workload: Workload) -> LaunchManifest:
         environment, module = dict(workload.environment), workload.command[2]
@@ -129,10 +134,14 @@ class SimulatedLauncher(Launcher):
             self._end(run, exit_code)
 
     def _end(self, run: Run, exit_code: int) -> None:
+        if (saved := self.saved_step(run.owner)) > self._last_saved[run.owner]:
+            self._last_saved[run.owner], self.crashes_in_a_row[run.owner] = saved, 0
         if exit_code in EXITS_STOPPED:
-            self.stop_counts[run.owner] += 1
+            self.stop_counts[run.owner] += not run.is_cut_off
         elif exit_code:
             self.crash_counts[run.owner] += 1
+            self.crashes_in_a_row[run.owner] += 1
+            self.most_in_a_row[run.owner] = max(self.most_in_a_row[run.owner], self.crashes_in_a_row[run.owner])
         state = WorkloadState.SUCCEEDED if exit_code == 0 else WorkloadState.FAILED
         run.seen = Observation(state, exit_code, f"It ended with {exit_code}.")
         self._chaos.note(f"{run.key} ends with {exit_code}")
@@ -145,6 +154,8 @@ class Crashed(Exception):
 class Worker:
     """One attempt, as its process: what every worker does, whatever it works on."""
 
+    exit_when_cut_off = 1
+
     def __init__(self, chaos: Chaos, store: ObjectStore, report: Report, run: Run) -> None:
         self.chaos, self.store, self.run = chaos, store, run
         self._report, self._token = report, run.environment["AFINA_ATTEMPT_TOKEN"]
@@ -156,7 +167,10 @@ class Worker:
         """Work to the manifest and return the exit code."""
         try:
             return await self.work()
-        except (Crashed, Unavailable, Unauthenticated):
+        except Unavailable:
+            self.run.is_cut_off = True
+            return self.exit_when_cut_off
+        except (Crashed, Unauthenticated):
             return 1  # the last: a later attempt has taken over
 
     async def work(self) -> int:

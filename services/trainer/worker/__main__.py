@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from services.common import settings, telemetry
 from services.common.backends import choose
-from services.common.errors import AfinaError, InvalidInput
+from services.common.errors import AfinaError, InvalidInput, Unavailable
 from services.common.ports.object_store import ObjectStore
 from services.common.transport.progress import ProgressReporter
 from services.trainer.worker import attempt
@@ -50,7 +50,24 @@ def main() -> int:
     telemetry.log(_logger, logging.INFO, "begins", **settings.masked(told))
     is_terminated = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: is_terminated.set())
-    store = choose.object_store(told.store)
+    return run(told, choose.object_store(told.store), is_terminated)
+
+
+def run(told: Settings, store: ObjectStore, is_terminated: threading.Event) -> int:
+    """Work, and return the exit code.
+
+    Who is cut off from the store, for longer than it waits, leaves as one that was told to, and is no crash: whoever
+    launches the next one needs the same store, so that is not before it is back. A full disk waits for nobody.
+    """
+    try:
+        return _work(told, store, is_terminated)
+    except Unavailable as error:
+        telemetry.log(_logger, logging.ERROR, "cut off", reason=error.reason, error=error.message)
+        return CRASHED if error.reason == "DISK_FULL" else STOPPED
+
+
+def _work(told: Settings, store: ObjectStore, is_terminated: threading.Event) -> int:
+    """Return the exit code. Raises: Unavailable (the store stays away)."""
     spec = Spec.from_json(store.read(told.spec))
     reporter = ProgressReporter(told.report_to, spec.job, spec.attempt, told.token)
     try:
@@ -64,6 +81,8 @@ def main() -> int:
         )
     except Stopped:
         return STOPPED
+    except Unavailable:
+        raise
     except AfinaError as error:
         _say_why(store, spec, error)
         return INVALID if isinstance(error, InvalidInput) else CRASHED

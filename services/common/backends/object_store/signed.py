@@ -1,4 +1,4 @@
-"""A workload's view of a bucket: `signed://host:port/NAME/attempts/N?store=s3://bucket/prefix`.
+"""A workload's view of a bucket: `signed://host:port/NAME/attempts/N?store=s3://bucket/prefix&patience_s=1800`.
 
 It has no keys. Each request is signed by the program at `host:port`, which launched it, with the token of its attempt; bytes
 go to the bucket directly. While that program is away the request waits; it is asked again until it has answered, or for so
@@ -6,6 +6,7 @@ long that somebody should look. A refusal is final: the attempt has been replace
 """
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,8 @@ from services.common.transport.progress import TOKEN_KEY
 from services.common.transport.store_access_rpc import message_of
 
 TOKEN_VARIABLE = "AFINA_ATTEMPT_TOKEN"
-PATIENCE_S = 120.0  # a service that is being installed anew is back by then
+PATIENCE_S = 120.0  # where the URL says nothing: a service that is being installed anew is back by then
+PATIENCE = re.compile(r"[0-9]{1,6}(\.[0-9]+)?")
 CALL_TIMEOUT_S = 10.0
 PAUSE_S = 1.0
 
@@ -33,14 +35,15 @@ PAUSE_S = 1.0
 class SignedObjectStore(S3ObjectStore):
     """The bucket, as one attempt may use it. Opens no connection before the first verb; threads may share it."""
 
-    def __init__(self, url: str, environ: Mapping[str, str], *, patience_s: float = PATIENCE_S, **options: Any) -> None:
-        parts = urlsplit(url)
+    def __init__(self, url: str, environ: Mapping[str, str], **options: Any) -> None:
+        parts, told = urlsplit(url), parse_qs(urlsplit(url).query)
         name, _, attempt = parts.path.strip("/").rpartition("/attempts/")
-        store = parse_qs(parts.query).get("store", [""])[0]
-        if not parts.netloc or not name or not attempt.isdecimal() or not store:
-            form = "signed://host:port/NAME/attempts/N?store=s3://bucket/prefix"
+        store, patience_s = told.get("store", [""])[0], told.get("patience_s", [f"{PATIENCE_S:g}"])[0]
+        is_known = PATIENCE.fullmatch(patience_s) is not None
+        if not parts.netloc or not name or not attempt.isdecimal() or not store or not is_known:
+            form = "signed://host:port/NAME/attempts/N?store=s3://bucket/prefix&patience_s=SECONDS"
             raise InvalidInput(f"{url} is not understood; use {form}.", reason="URL_INVALID")
-        signer = Signer(parts.netloc, name, int(attempt), environ.get(TOKEN_VARIABLE, ""), patience_s)
+        signer = Signer(parts.netloc, name, int(attempt), environ.get(TOKEN_VARIABLE, ""), float(patience_s))
         authority = {"AWS_CA_BUNDLE": environ.get("SSL_CERT_FILE", "")}  # which a workload inherits
         super().__init__(store, authority, signer=signer.sign, **options)
 
