@@ -3,6 +3,7 @@
 `--check` imports everything and leaves: it proves an image.
 """
 
+import contextlib
 import json
 import logging
 import signal
@@ -15,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from services.common import settings, telemetry
 from services.common.backends import choose
-from services.common.errors import AfinaError, InvalidInput
+from services.common.errors import AfinaError, InvalidInput, Unauthenticated, Unavailable
 from services.common.ports.object_store import ObjectStore
 from services.common.transport.progress import ProgressReporter
 from services.trainer.worker import attempt
@@ -51,7 +52,11 @@ def main() -> int:
     is_terminated = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: is_terminated.set())
     store = choose.object_store(told.store)
-    spec = Spec.from_json(store.read(told.spec))
+    try:
+        spec = Spec.from_json(store.read(told.spec))
+    except AfinaError as error:  # without it nobody can be told but the log: the attempt is over, or the store is away
+        telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)
+        return CRASHED
     reporter = ProgressReporter(told.report_to, spec.job, spec.attempt, told.token)
     try:
         attempt.run(
@@ -81,7 +86,8 @@ def _say_why(store: ObjectStore, spec: Spec, error: AfinaError) -> None:
         "violation_count": error.violation_count,
     }
     if isinstance(error, InvalidInput):
-        store.commit(spec.error_key, json.dumps(document).encode())
+        with contextlib.suppress(Unauthenticated, Unavailable):  # nobody listens any more, or for now
+            store.commit(spec.error_key, json.dumps(document).encode())
     telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)
 
 
