@@ -67,7 +67,9 @@ async def get(call: Call, endpoint: str) -> None:
 @click.option("--model", required=True, help="The candidate: public id or resource name.")
 @click.option("--evaluation", default="", help="The evidence: a finished evaluation of champion and candidate.")
 @click.option("--reason", default="", help="Why, for the history.")
-@click.option("--override-reason", default="", help="Promote whatever the gate says of the evidence, and keep why.")
+@click.option(
+    "--override-reason", default="", help="Promote whatever the gate says, and keep why; of a key it asks endpoints.override."
+)
 async def promote(call: Call, endpoint: str, model: str, evaluation: str, reason: str, override_reason: str) -> None:
     """Point an endpoint to a model, if its gate lets the model pass; exit code 5 and the reason if not.
 

@@ -28,7 +28,7 @@ def parse(pattern: str, name: str) -> dict[str, str]:
 
 def project_of(name: str) -> str:
     """Return the project of a name or of a parent. Raises: InvalidInput."""
-    match = re.match(rf"projects/({_ID})(/|$)", name)
+    match = re.match(rf"projects/({_ID})(/|\Z)", name)
     if match is None:
         raise InvalidInput(f"{name!r} does not begin with projects/{{project}}.", reason="NAME_INVALID")
     return match.group(1)

@@ -40,8 +40,8 @@ class Principal:
         return Principal(name, project_of(name), self.scopes)
 
 
-PROGRAM = Principal("afina")
 OPERATOR = Principal("operator", EVERY_PROJECT, frozenset((*scopes.SCOPES, scopes.OPERATOR)))
+PROGRAM = Principal("afina", EVERY_PROJECT, OPERATOR.scopes)
 WORKER = Principal("worker")  # its attempt token is looked at by whoever launched it
 _acting: ContextVar[Principal] = ContextVar("acting", default=PROGRAM)
 

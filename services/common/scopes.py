@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 OPERATOR = "operator"  # whoever has the installation's service token; no key can be given it
 ATTEMPT = "attempt"  # a worker: the method itself looks at its attempt token
+OVERRIDE = "endpoints.override"  # asked for by a promotion that overrides its gate, beside what the method asks for
 
 _GRPC: Mapping[str, Mapping[str, str]] = {
     "FileService": {"files.read": "GetFile ListFiles ReadFile", "files.write": "CreateFile DeleteFile FinalizeFile"},
@@ -96,13 +97,16 @@ OF_METHOD: Mapping[str, str] = MappingProxyType(
     }
 )
 OF_ROUTE: Mapping[str, str] = MappingProxyType({route: scope for scope, routes in _HTTP.items() for route in routes})
-SCOPES = tuple(dict.fromkeys(scope for scope in ("inference", *OF_METHOD.values()) if scope not in (OPERATOR, ATTEMPT)))
+SCOPES = tuple(dict.fromkeys(scope for scope in ("inference", *OF_METHOD.values(), OVERRIDE) if scope not in (OPERATOR, ATTEMPT)))
 READ_ONLY = tuple(scope for scope in SCOPES if scope.endswith(".read"))
-_INCLUDES = {scope: f"{scope.partition('.')[0]}.read" for scope in SCOPES} | {"inference": "models.read"}
+_INCLUDES = {scope: (f"{scope.partition('.')[0]}.read",) for scope in SCOPES} | {
+    "inference": ("models.read",),
+    OVERRIDE: ("endpoints.read", "endpoints.promote"),
+}
 
 
 def whole(asked: Iterable[str]) -> tuple[str, ...]:
     """Return scopes with those that they include, each once, in the table's order; what is no scope is left out."""
     given = set(asked) & set(SCOPES)
-    given |= {_INCLUDES[scope] for scope in given}
+    given |= {included for scope in given for included in _INCLUDES[scope]}
     return tuple(scope for scope in SCOPES if scope in given)

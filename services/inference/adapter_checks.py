@@ -22,7 +22,7 @@ from services.common.errors import InvalidInput, Violation
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
-HEADER_LIMIT_BYTES = 100_000_000  # Source: safetensors, "the header is limited to 100MB"
+HEADER_LIMIT_BYTES = 16 << 20  # the format allows 100 MB, a gigabyte once it is parsed; a hundred thousand tensors need 12 MB
 UNSAFE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".pyc", ".so", ".npy", ".npz", ".h5", ".msgpack"}
 )
@@ -201,6 +201,8 @@ def _read_weights(folder: Path, found: list[Violation]) -> dict[str, Tensor] | N
 def _check_config(config: Mapping[str, Any], base_digest: str, max_rank: int) -> Iterator[Violation]:
     if config.get("peft_type") != "LORA":
         yield Violation("peft_type", "FEATURE_UNSUPPORTED", f"peft_type is {config.get('peft_type')}; only LORA is served.")
+    if config.get("auto_mapping"):  # PEFT imports the module that it names, to find the base's class there
+        yield Violation("auto_mapping", "REMOTE_CODE", "auto_mapping names code to import; save the adapter without it.")
     for feature in UNSUPPORTED_FEATURES:
         if config.get(feature):
             yield Violation(feature, "FEATURE_UNSUPPORTED", f"The engine does not serve {feature}; train without it.")

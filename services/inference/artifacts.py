@@ -27,7 +27,7 @@ def read_manifest(store: ObjectStore, key: str) -> Manifest:
         raise InvalidInput(f"{key} is larger than {MAX_DOCUMENT_BYTES} bytes; no manifest is.", reason="MANIFEST_INVALID")
     manifest = Manifest.from_json(store.read(key))
     own = "/".join(key.split("/")[:2]) + "/"
-    homes = (*IMPORTED, own) if own.startswith("jobs/") else IMPORTED
+    homes = (own,) if own.startswith("jobs/") else IMPORTED
     told = f"is none of this manifest's; its files lie under {' or '.join(homes)}."
     strange = [file for file in manifest.files if not is_under(file.artifact.key, homes)]
     refuse("The manifest can't be taken", [Violation(f.path, "KEY_FOREIGN", f"{f.artifact.key!r} {told}") for f in strange])

@@ -7,6 +7,7 @@ what evidence, in one write; then nobody is told that it is done before no gatew
 import asyncio
 from dataclasses import asdict, replace
 
+from services.common import scopes
 from services.common.errors import Conflict, InvalidInput, Unavailable, WrongState
 from services.common.names import last, parse, project_of
 from services.common.ports.database import NewEvent, Record
@@ -37,9 +38,11 @@ async def promote(
     """Point an endpoint to a model if its gate lets it pass, or for an override's reason. Repeating it changes nothing.
 
     Raises: NotFound, InvalidInput, WrongState (with the gate's reason), Conflict (stale etag), Unavailable (not proven in time,
-    or a gateway may still answer by the old table).
+    or a gateway may still answer by the old table), PermissionDenied (it overrides, and who acts may only promote).
     """
     end = asyncio.get_running_loop().time() + timeout_s
+    if override_reason:
+        acting().require(scopes.OVERRIDE)
     _check(name, candidate_name, evaluation, override_reason, reason)
     record = await get_endpoint(inference, name)
     _require_unchanged(record, etag)

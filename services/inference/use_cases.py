@@ -33,6 +33,7 @@ async def create_model(
     if step < 0:
         raise InvalidInput(f"The step is {step}; it counts from 1, and 0 says that there is none.", reason="STEP_INVALID")
     manifest = await asyncio.to_thread(read_manifest, inference.store, manifest_key)
+    _require_own(project, manifest_key, manifest)
     name = model.own_name(project, manifest.digest)
     found = await (_full if manifest.kind == "full" else _adapter)(inference, manifest, max_length)
     new = Model(
@@ -50,6 +51,17 @@ async def create_model(
         record = await inference.database.get(model.KIND, name)
     inference.routes.touch()
     return record
+
+
+def _require_own(project: str, manifest_key: str, manifest: Manifest) -> None:
+    """Refuse the result of another project's job; what was imported is whose the operator says. Raises: InvalidInput.
+
+    A worker tells the keys of the checkpoints that it published, and its trainer registers them: they are its own job's or none.
+    """
+    job = str(manifest.data.get("job", ""))
+    if manifest_key.startswith("jobs/") and job and not job.startswith(f"projects/{project}/"):
+        told = f"{manifest_key} is the result of {job}; register it in that project."
+        raise InvalidInput(told, reason="WRONG_PROJECT", metadata={"job": job})
 
 
 async def get_model(inference: Inference, name: str, parent: str = "") -> Record:

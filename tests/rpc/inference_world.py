@@ -134,6 +134,7 @@ class World:
         lengths: Any = (3,) * 8,
         dataset: str = DATASET,
         job: str = "",
+        parent: str = PARENT,
         **changes: Any,
     ) -> str:
         """Put an adapter's folder into the store, as a job would, and return the key of its manifest.
@@ -154,7 +155,12 @@ class World:
         ]
         (folder / "golden.json").write_text(json.dumps({"base_digest": self.base_digest, "chats": chats}))
         job = job or f"job-{self.seed}"
-        data = {"job": job, "base": {"digest": self.base_digest}, "recipe": {"rank": rank}, "metrics": [1, 2]}
+        data = {
+            "job": f"{parent}/fineTuningJobs/{job}",
+            "base": {"digest": self.base_digest},
+            "recipe": {"rank": rank},
+            "metrics": [1, 2],
+        }
         data |= {"dataset": {"name": dataset, "digest": digest_of(dataset)}} if dataset else {}
         key = f"jobs/{job}/manifest.json"
         manifest = put_folder(self.store, f"jobs/{job}/files", folder, "adapter", data)
@@ -190,7 +196,9 @@ class World:
         await self.catalogue.DeleteCatalogueEntry(catalogue_pb2.DeleteCatalogueEntryRequest(name=f"catalogueEntries/{entry_id}"))
 
     async def add_adapter(self, manifest_key: str = "", parent: str = PARENT, suffix: str = "") -> model_pb2.Model:
-        request = model_pb2.CreateModelRequest(parent=parent, manifest_key=manifest_key or self.put_adapter(), suffix=suffix)
+        request = model_pb2.CreateModelRequest(
+            parent=parent, manifest_key=manifest_key or self.put_adapter(parent=parent), suffix=suffix
+        )
         created: model_pb2.Model = await self.models.CreateModel(request)
         return created
 

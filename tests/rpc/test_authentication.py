@@ -209,6 +209,10 @@ STRUCT = {"note": "projects/b/files/file-1"}
         ),
         model_pb2.GetModelRequest(name="ft:smol:b:plan:1", parent="projects/a"),
         model_pb2.GetModelRequest(name="ft:smol:b::1:ckpt-step-3"),
+        model_pb2.GetModelRequest(name="ft:sm ol:b::1"),
+        model_pb2.GetModelRequest(name="ft:smol:b::1\n"),
+        dataset_pb2.ListDatasetsRequest(parent="projects/b\n"),
+        dataset_pb2.ListDatasetsRequest(parent="projects/b/a b"),
     ],
     ids=lambda request: type(request).__name__,
 )

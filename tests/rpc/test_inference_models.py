@@ -33,7 +33,7 @@ async def test_an_adapter_is_registered_once_however_often_and_found_by_its_publ
     assert await world.add_adapter(key, suffix="late") == first
     assert first.public_id == f"ft:tiny:default::{first.digest[:24]}"
     assert (first.kind, first.base) == (model_pb2.Model.KIND_ADAPTER, f"models/{world.base_digest[:24]}")
-    assert first.provenance["job"] == "job-1"
+    assert first.provenance["job"] == f"{PARENT}/fineTuningJobs/job-1"
     assert "metrics" not in first.provenance.fields
     assert (await world.get(first.public_id, PARENT)).name == first.name
     assert world.store.read(f"manifests/adapters/{first.digest}.json") == world.store.read(key)
@@ -89,7 +89,7 @@ async def test_an_adapter_of_a_base_that_is_not_here_or_without_its_bytes_is_ref
 async def test_models_are_listed_newest_first_in_pages_with_the_bases(world: World) -> None:
     entry = await world.add_base()
     mine = [(await world.add_adapter()).name for _ in range(3)]
-    await world.add_adapter(world.put_adapter(), parent="projects/other")
+    await world.add_adapter(parent="projects/other")
     pages, token = [], ""
     while True:
         request = model_pb2.ListModelsRequest(parent=PARENT, page_size=2, page_token=token)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from afina.v1 import endpoint_pb2, model_pb2, suite_pb2
 
-from services.common import errors
-from services.common.principal import OPERATOR
-from services.inference import endpoint, endpoints, model
+from services.common import errors, scopes
+from services.common.principal import OPERATOR, PROGRAM, Principal, act_as
+from services.inference import endpoint, endpoints, model, promotions
 from services.inference.candidacy import stand
 from services.inference.endpoint import Endpoint, Promotion, before
 from services.inference.model import Model
@@ -191,6 +191,26 @@ async def test_an_override_may_do_without_an_evaluation_and_the_gate_may_not(wor
     await world.promote(adapter.name, evaluation="", override_reason="there is no time")
     (told,) = await world.history()
     assert (told.verdict, told.evaluation, told.HasField("evidence")) == ("No evaluation was given.", "", False)
+
+
+async def test_a_key_that_may_promote_may_not_override_the_gate_unless_it_has_the_scope_for_that(world: World) -> None:
+    await world.add_base()
+    adapter = await world.add_adapter()
+    await world.add_endpoint()
+
+    async def override(*asked: str) -> None:
+        act_as(Principal(f"{PARENT}/apiKeys/key-1", "default", frozenset(scopes.whole(asked))))
+        try:
+            await promotions.promote(world.inference, ENDPOINT, adapter.name, "", "", 20, override_reason="I can")
+        finally:
+            act_as(PROGRAM)
+
+    with pytest.raises(errors.PermissionDenied, match=r"endpoints\.override") as refused:
+        await override("endpoints.promote")
+    assert refused.value.metadata == {"scope": "endpoints.override"}
+    assert await world.history() == []
+    await override("endpoints.override")
+    assert [p.actor for p in await world.history()] == [f"{PARENT}/apiKeys/key-1"]
 
 
 async def test_an_override_that_the_gate_would_have_passed_is_a_promotion(world: World) -> None:

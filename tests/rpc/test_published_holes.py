@@ -161,6 +161,7 @@ def header(text: str, length: int = 0, data: bytes = b"") -> bytes:
 
 HEADERS = [
     b" ", b"\xff" * 8, header("{}", 1 << 62), header("{}", 100_000_001), header("", 2), header("[" * 100_000),
+    header("{}" + " " * (16 << 20)),
     header('{"a":{"dtype":"F32","shape":[1e400],"data_offsets":[0,4]}}'),
     header('{"a":{"dtype":"F32","shape":[9223372036854775807,2],"data_offsets":[0,4]}}', data=b"0000"),
     header('{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,99999999999]}}', data=b"0000"),
@@ -272,6 +273,26 @@ async def test_cve_2023_1177_a_manifest_hands_out_no_object_of_another_job_or_pr
         with pytest.raises(InvalidInput) as caught:
             await world.add_adapter(f"jobs/job-1/stolen-{number}.json")
         assert ("notes.txt", "KEY_FOREIGN") in told(caught)
+
+
+async def test_the_result_of_another_projects_job_is_registered_there_and_nowhere_else(world: World) -> None:
+    await world.add_base()
+    key = world.put_adapter(parent="projects/theirs")
+    with pytest.raises(InvalidInput, match="projects/theirs/fineTuningJobs/job-1") as caught:
+        await world.add_adapter(key)
+    assert caught.value.reason == "WRONG_PROJECT"
+    assert (await world.add_adapter(key, "projects/theirs")).name.startswith("projects/theirs/models/")
+
+
+async def test_the_result_of_a_job_has_no_file_of_what_somebody_else_imported(world: World) -> None:
+    await world.add_base()
+    manifest = Manifest.from_json(world.store.read(world.put_adapter()))
+    theirs = world.store.put("full", io.BytesIO(b"weights of another project"))
+    made = Manifest("adapter", (*manifest.files, ManifestFile("notes.txt", theirs)), manifest.data)
+    world.store.commit("jobs/job-1/stolen.json", made.to_json())
+    with pytest.raises(InvalidInput) as caught:
+        await world.add_adapter("jobs/job-1/stolen.json")
+    assert ("notes.txt", "KEY_FOREIGN") in told(caught)
 
 
 def test_a_link_in_a_folder_that_is_imported_brings_no_file_from_elsewhere(tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ _MISSING = (
     "Nobody said who calls. Send metadata `authorization: Bearer ` with a project's API key (AFINA_API_KEY for the command "
     "line), or with the service token that `afina up` keeps in AFINA_HOME/service_token (AFINA_SERVICE_TOKEN)."
 )
-_RESOURCE = re.compile(r"projects/([^/\s]+)(?:/\S*)?")
-_PUBLIC_ID = re.compile(r"ft:[^:\s]*:([^:\s]+):\S*")
+# What begins like a name is looked at as one, however it goes on: some readers look at the beginning alone.
+_RESOURCE = re.compile(r"projects/([^/]*)")
+_PUBLIC_ID = re.compile(r"ft:[^:]*:([^:]*)")
 
 
 async def nobody(secret: str) -> Principal:
@@ -116,7 +117,7 @@ def _look(project: str, message: Any) -> None:
 
 
 def _look_at_name(project: str, text: str) -> None:
-    match = _RESOURCE.fullmatch(text) or _PUBLIC_ID.fullmatch(text)
+    match = _RESOURCE.match(text) or _PUBLIC_ID.match(text)
     if match is not None and match[1] != project:
         told = f"{text[:200]} is not of {project}, the only project that this key may touch."
         raise PermissionDenied(told, reason="OTHER_PROJECT", metadata={"project": project})

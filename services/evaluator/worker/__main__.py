@@ -142,7 +142,11 @@ def main() -> int:
     told = settings.parse(Settings)
     telemetry.log(_logger, logging.INFO, "begins", **settings.masked(told))
     store = choose.object_store(told.store)
-    spec = Spec.from_json(store.read(told.spec))
+    try:
+        spec = Spec.from_json(store.read(told.spec))
+    except AfinaError as error:  # without it nobody can be told but the log: the attempt is over, or the store is away
+        telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)
+        return CRASHED
     reporter = ProgressReporter(told.report_to, spec.evaluation, spec.attempt, told.token)
     try:
         asyncio.run(evaluate(told, store, spec, reporter))

@@ -3,6 +3,7 @@
 `--check` imports everything and leaves: it proves an image.
 """
 
+import contextlib
 import json
 import logging
 import signal
@@ -15,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from services.common import settings, telemetry
 from services.common.backends import choose
-from services.common.errors import AfinaError, InvalidInput, Unavailable
+from services.common.errors import AfinaError, InvalidInput, Unauthenticated, Unavailable
 from services.common.ports.object_store import ObjectStore
 from services.common.transport.progress import ProgressReporter
 from services.trainer.worker import attempt
@@ -68,7 +69,13 @@ def run(told: Settings, store: ObjectStore, is_terminated: threading.Event) -> i
 
 def _work(told: Settings, store: ObjectStore, is_terminated: threading.Event) -> int:
     """Return the exit code. Raises: Unavailable (the store stays away)."""
-    spec = Spec.from_json(store.read(told.spec))
+    try:
+        spec = Spec.from_json(store.read(told.spec))
+    except Unavailable:
+        raise
+    except AfinaError as error:  # without it nobody can be told but the log: most likely the attempt is over
+        telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)
+        return CRASHED
     reporter = ProgressReporter(told.report_to, spec.job, spec.attempt, told.token)
     try:
         attempt.run(
@@ -100,7 +107,8 @@ def _say_why(store: ObjectStore, spec: Spec, error: AfinaError) -> None:
         "violation_count": error.violation_count,
     }
     if isinstance(error, InvalidInput):
-        store.commit(spec.error_key, json.dumps(document).encode())
+        with contextlib.suppress(Unauthenticated, Unavailable):  # nobody listens any more, or for now
+            store.commit(spec.error_key, json.dumps(document).encode())
     telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)
 
 

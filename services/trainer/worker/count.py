@@ -16,7 +16,7 @@ from typing import Any
 
 from services.common import settings, telemetry
 from services.common.backends import choose
-from services.common.errors import InvalidInput, Violation
+from services.common.errors import AfinaError, InvalidInput, Violation
 from services.common.ports.manifest import Manifest, fetch_folder, unsealed
 from services.common.ports.object_store import ObjectStore, corrupt
 from services.trainer.worker import batches
@@ -24,6 +24,7 @@ from services.trainer.worker.batches import Chat
 from services.trainer.worker.tokens import end_ids, load_tokenizer
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+CRASHED = 1
 TOLD_VIOLATIONS = 50  # as many as a status carries; the count is told in full
 
 _logger = logging.getLogger("afina.trainer.count")
@@ -42,7 +43,15 @@ def main() -> int:
     """Count, commit the numbers or the error, and return the exit code."""
     telemetry.configure("trainer.count")
     told = settings.parse(Settings)
-    store = choose.object_store(told.store)
+    try:
+        _count(choose.object_store(told.store), told)
+    except AfinaError as error:  # the attempt is over, or the store is away
+        telemetry.log(_logger, logging.ERROR, "gave up", reason=error.reason, error=error.message)
+        return CRASHED
+    return 0
+
+
+def _count(store: ObjectStore, told: Settings) -> None:
     spec = unsealed(store.read(told.spec))
     try:
         result = count(store, spec, Path(told.cache))
@@ -50,7 +59,6 @@ def main() -> int:
         result = {"error": error.to_document()}
     store.commit(spec["result_key"], json.dumps(result).encode())
     telemetry.log(_logger, logging.INFO, "counted", dataset=spec["dataset"]["digest"], base=spec["base"]["digest"])
-    return 0
 
 
 def count(store: ObjectStore, spec: dict[str, Any], cache: Path) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def test_a_key_whose_scopes_are_all_unknown_may_do_nothing() -> None:
 
 def test_writing_includes_reading_and_reading_includes_nothing_else() -> None:
     assert scopes.whole(["endpoints.promote"]) == ("endpoints.read", "endpoints.promote")
+    assert scopes.whole(["endpoints.override"]) == ("endpoints.read", "endpoints.promote", "endpoints.override")
     assert scopes.whole(["files.write", "files.read"]) == ("files.read", "files.write")
     assert scopes.whole(scopes.READ_ONLY) == scopes.READ_ONLY
     assert scopes.whole(scopes.SCOPES) == scopes.SCOPES

@@ -210,3 +210,8 @@ def test_the_modules_of_a_base_are_read_from_all_its_shards(tmp_path: Path) -> N
         made: Tensors = {f"model.{name}.weight": ("F32", np.zeros((3, 2), np.float32))}
         (tmp_path / f"model-0000{shard}.safetensors").write_bytes(safetensors(made))
     assert folder_modules(tmp_path) == {"model.a": (3, 2), "model.b": (3, 2)}
+
+
+def test_a_config_that_names_a_module_to_import_is_refused(tmp_path: Path) -> None:
+    mapping = {"base_model_class": "Evil", "parent_library": "evil"}  # peft/auto.py imports the library to find the class
+    assert reasons(write(tmp_path, tensors(), config(auto_mapping=mapping))) == ["REMOTE_CODE"]
