@@ -183,7 +183,7 @@ class Reconciler:
         count, said = self._failures.get(record.name, (0, ""))
         failures, text = count + 1, str(error)
         self._failures[record.name] = (failures, text)
-        expected = isinstance(error, Unavailable)
+        expected = isinstance(error, Unavailable | Conflict)  # a conflict: somebody else was here meanwhile
         if not expected or text != said:
             fields = {"name": record.name, "failures": failures, "error": text}
             level = logging.WARNING if expected else logging.ERROR

@@ -45,8 +45,10 @@ async def promote(
         acting().require(scopes.OVERRIDE)
     _check(name, candidate_name, evaluation, override_reason, reason)
     record = await get_endpoint(inference, name)
-    _require_unchanged(record, etag)
     current = Endpoint.from_document(record.document)
+    if etag and current.promotions and _is_made(current.promotions[-1], candidate_name, etag):
+        return await _settled(inference, record, end)
+    _require_unchanged(record, etag)
     candidate = await _active(inference, candidate_name)
     if (current.model, current.digest) == (candidate.name, candidate.digest):
         return await _settled(inference, record, end)
@@ -101,6 +103,11 @@ def _require_unchanged(record: Record, etag: str) -> None:
     if etag and etag != str(record.version):
         told = f"{record.name} has changed since you read it; read it again."
         raise Conflict(told, metadata={"etag": str(record.version)})
+
+
+def _is_made(made: Promotion, candidate_name: str, etag: str) -> bool:
+    """Whether the last change is the one that is asked for: the caller has not heard that it was made, or of every gateway."""
+    return made.model == candidate_name and etag == str(made.made_over)
 
 
 def _is_repeated(made: Promotion, target_name: str, reason: str, etag: str) -> bool:

@@ -62,9 +62,9 @@ async def read_revision(database: Database) -> int:
 
 
 async def advance(database: Database) -> int:
-    """Raise the revision, and return it."""
+    """Raise the revision, and return it. What was promoted has been written: however many write at once, this goes on."""
     while True:
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFound, Conflict):
             return (await change(database, REVISION_KIND, REVISION_NAME, lambda document: document, None)).version
         with contextlib.suppress(AlreadyExists):
             return (await database.create(REVISION_KIND, REVISION_NAME, {})).version

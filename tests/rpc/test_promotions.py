@@ -114,6 +114,18 @@ async def test_a_rollback_that_is_repeated_with_its_etag_goes_back_once(world: W
             await world.rollback(**{"etag": etag, **other})
 
 
+async def test_a_promotion_that_is_repeated_with_its_etag_is_made_once(world: World) -> None:
+    """A gateway that stays behind makes the caller repeat what has been written already."""
+    first, second, _ = await chain(world, 3)
+    await world.rollback(first.name)
+    etag = (await world.endpoints.GetEndpoint(endpoint_pb2.GetEndpointRequest(name=ENDPOINT))).etag
+    await world.evaluate(second, first.name)
+    made = [await world.promote(second.name, etag=etag) for _ in range(2)]
+    assert [(one.model, one.etag) for one in made] == [(second.name, made[0].etag)] * 2
+    with pytest.raises(errors.Conflict):
+        await world.promote(first.name, etag=etag)
+
+
 def promoted(*given: str) -> list[Promotion]:
     """Return a history: a model for a promotion, `<model` for a rollback to it."""
     return [Promotion(name.strip("<"), "", "", "", "", "", kind="ROLLBACK" if name[0] == "<" else "PROMOTION") for name in given]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.common.backends.database.sql import SqlDatabase
-from services.common.errors import Unavailable
+from services.common.errors import Conflict, Unavailable
 from services.common.ports.database import NewEvent, Record
 from services.common.reconcile import Change, Reconciler
 from tests.builders import eventually
@@ -183,6 +183,23 @@ async def test_a_step_that_waits_for_another_program_is_told_once_for_each_thing
             if (await flaky.get("thing", "a")).due_time is not None:
                 await flaky.wake("thing", "a", START)
     assert [line.message for line in caplog.records] == ["step failed", "step failed", "the step works again"]
+
+
+async def test_a_step_that_somebody_else_was_faster_than_is_looked_at_again_and_nobody_is_told(flaky: Flaky) -> None:
+    overtaken = iter([True])
+
+    async def step(record: Record) -> Change:
+        if next(overtaken, False):
+            raise Conflict("Somebody else wrote it.")
+        return Change({"n": 3}, None)
+
+    await flaky.create("thing", "a", {"n": 0}, due_time=START)
+    loop = Reconciler(flaky, "thing", step)
+    assert await loop.run_once()
+    assert await flaky.events("thing", "a") == []
+    await flaky.wake("thing", "a", START)
+    assert await loop.run_once()
+    assert (await flaky.get("thing", "a")).document == {"n": 3}
 
 
 async def test_a_call_that_is_cancelled_ends_though_its_answer_comes_at_the_same_moment(flaky: Flaky) -> None:
