@@ -48,7 +48,6 @@ READING = ("tests/unit/gateway/test_reading.py", "tests/rpc/test_gateway_chat.py
 DIVISION = ("tests/unit/dataset/test_division.py", "tests/unit/dataset/test_near_rows.py")
 CATALOGUE = ("tests/rpc/test_inference_catalogue.py",)
 PAGES = ("tests/rpc/test_gateway_files_and_jobs.py",)
-HISTORY = ("tests/rpc/test_promotions.py",)
 ACKNOWLEDGEMENTS = ("tests/unit/inference/test_watchers.py", "tests/unit/gateway/test_routing.py")
 CANDIDACY = ("tests/unit/inference/test_candidacy.py", "tests/rpc/test_promotions.py")
 VERDICTS = ("tests/rpc/test_trainer_verdicts.py",)
@@ -61,7 +60,6 @@ SIGNATURES = ("tests/contract/test_signed_store.py",)
 AUTHENTICATION = ("tests/rpc/test_authentication.py",)
 GUARD = ("tests/unit/inference/test_guard.py",)
 GOLDEN = ("tests/learning/test_golden.py",)
-SALT = ("tests/rpc/test_gateway_chat.py", "-k", "not delayed_acknowledgement")
 _LOST = "tests/simulation/test_schedules.py::test_nothing_is_lost_stuck_run_twice_or_ends_as_something_else"
 SIMULATION = tuple(f"{_LOST}[range({first}, {first + 20})]" for first in (0, 20, 40))
 
@@ -305,25 +303,22 @@ MUTATIONS = (
              "a page would hold one more than asked"),
     # Promotion: who may, back to where, and when it is done.
     Mutation("promotion-override-digests", _PROMOTIONS, "if not has_override or refusal.reason not in OVERRIDABLE:", "if not has_override:",
-             HISTORY, "an override would pass digests, which say that the model is another"),
-    Mutation("promotion-rolled-back-digest", _PROMOTIONS, "    if target.digest != before.digest:", "    if False:", HISTORY,
-             "a rollback would lead to weights that it never pointed to"),
+             PROMOTION, "an override would pass digests, which say that the model is another"),
+    Mutation("promotion-rolled-back-digest", _PROMOTIONS, "    if target.digest != before.digest:", "    if False:", PROMOTION, "a rollback would lead to weights that it never pointed to"),
     Mutation("promotion-rollback-newest", "services/inference/endpoint.py", "return standing[-2] if len(standing) > 1 else None",
-             "return standing[0] if len(standing) > 1 else None", HISTORY, "a rollback would lead to the first model"),
+             "return standing[0] if len(standing) > 1 else None", PROMOTION, "a rollback would lead to the first model"),
     Mutation("promotion-rollback-forward", "services/inference/endpoint.py", "if promotion.kind == ROLLBACK and promotion.model in models:",
-             "if False:", HISTORY, "rolling back twice would go forward again"),
-    Mutation("promotion-rollback-never", _PROMOTIONS, "if p.model == target_name), None)", "if True), None)", HISTORY,
+             "if False:", PROMOTION, "rolling back twice would go forward again"),
+    Mutation("promotion-rollback-never", _PROMOTIONS, "if p.model == target_name), None)", "if True), None)", PROMOTION,
              "a rollback would take a model that was never promoted for another"),
     Mutation("promotion-candidacy", _PROMOTIONS, "    await stand(inference, promotion.model, record)\n", "", CANDIDACY,
              "an endpoint could point to a model that is just being deleted"),
     Mutation("promotion-quarantined", _CANDIDACY, "        standing.require_active()\n", "", CANDIDACY,
              "a model that was quarantined meanwhile would be promoted"),
-    Mutation("promotion-acknowledged", _WATCHERS, "return revision == await read_revision(self._database)", "return True",
-             ACKNOWLEDGEMENTS, "a gateway would have leave to answer by an old table"),
+    Mutation("promotion-acknowledged", _WATCHERS, "return revision == await read_revision(self._database)", "return True", ACKNOWLEDGEMENTS, "a gateway would have leave to answer by an old table"),
     Mutation("promotion-behind", _WATCHERS, "if watcher.revision < revision and passed_s", "if watcher.revision < revision - 1 and passed_s",
              ACKNOWLEDGEMENTS, "promote would return while a gateway answers with the model before"),
-    Mutation("promotion-lease", "services/gateway/belief.py", "        return now < self._end", "        return True",
-             ACKNOWLEDGEMENTS, "a gateway that was frozen would answer by what it knew"),
+    Mutation("promotion-lease", "services/gateway/belief.py", "        return now < self._end", "        return True", ACKNOWLEDGEMENTS, "a gateway that was frozen would answer by what it knew"),
     Mutation("promotion-watcher-longest", _WATCHERS, 'asdict(watcher) | {"believed_s": max(watcher.believed_s, before.believed_s)}',
              "asdict(watcher)", ACKNOWLEDGEMENTS, "a leave that was given for longer would be forgotten"),
     Mutation("evidence-other-rows", _EVIDENCE, 'if finding == "DISJOINT" or (finding != "OVERLAPS" and is_same):', 'if finding == "DISJOINT" or is_same:',
@@ -350,8 +345,7 @@ MUTATIONS = (
              SIMULATION, "what is CANCELLED would still run"),
     Mutation("attempt-over-reports", _TRAINER, "if job.has_ended or attempt < job.attempt:", "if job.has_ended:", GRANTS,
              "an attempt that was given up would report, and read the store"),
-    Mutation("attempt-crash-limit", _JOB_ATTEMPTS, "if crash_count >= MAX_CRASHES:", "if crash_count > MAX_CRASHES:", SIMULATION,
-             "a job would crash once more than told"),
+    Mutation("attempt-crash-limit", _JOB_ATTEMPTS, "if crash_count >= MAX_CRASHES:", "if crash_count > MAX_CRASHES:", SIMULATION, "a job would crash once more than told"),
     Mutation("attempt-stopped-is-crash", _JOB_ATTEMPTS, "if seen.exit_code in attempts.EXITS_STOPPED:", "if seen.exit_code in ():", SIMULATION,
              "nodes that are drained would end a job"),
     Mutation("attempt-result-first", _JOB_ATTEMPTS, "    except errors.ArtifactNotFound:\n        return False\n    return True",
@@ -377,8 +371,7 @@ MUTATIONS = (
     Mutation("access-write-once", "services/common/backends/object_store/s3_client.py", 'given["IfNoneMatch"] = "*"', "pass", SIGNATURES,
              "an attempt could write over what another has committed"),
     # Who calls, and for which project.
-    Mutation("auth-scope", _AUTHENTICATION, "        caller.require(scope)\n", "", AUTHENTICATION, "a key could do everything"),
-    Mutation("auth-unknown-method", _AUTHENTICATION, "scopes.OF_METHOD.get(method, scopes.OPERATOR)", 'scopes.OF_METHOD.get(method, "inference")', AUTHENTICATION,
+    Mutation("auth-scope", _AUTHENTICATION, "        caller.require(scope)\n", "", AUTHENTICATION, "a key could do everything"), Mutation("auth-unknown-method", _AUTHENTICATION, "scopes.OF_METHOD.get(method, scopes.OPERATOR)", 'scopes.OF_METHOD.get(method, "inference")', AUTHENTICATION,
              "a method that nobody thought of would be open"),
     Mutation("auth-acting-for", _PRINCIPAL, "return Principal(name, project_of(name), self.scopes)", "return Principal(name, EVERY_PROJECT, self.scopes)", AUTHENTICATION,
              "what is done for a key would not be held to its project"),
@@ -395,7 +388,7 @@ MUTATIONS = (
     Mutation("guard-no-key", _GUARD, "return bool(self._wanted) and len(given) == 1 and", "return not self._wanted or len(given) == 1 and", GUARD,
              "a server without a key would let everybody in"),
     Mutation("guard-two-keys", _GUARD, "len(given) == 1 and", "given and", GUARD, "what a proxy in between reads as another would pass"),
-    Mutation("cache-salt", _GENERATION, 'question = {**question, "cache_salt": project}', "pass", SALT,
+    Mutation("cache-salt", _GENERATION, 'question = {**question, "cache_salt": project}', "pass", READING,
              "how fast an answer comes would tell what another project has asked"),
     Mutation("golden-turns", "services/trainer/worker/golden.py", "if len(chosen) >= GOLDEN_CHATS and has_turns:", "if len(chosen) >= GOLDEN_CHATS:", GOLDEN,
              "no golden chat would have several turns"),
