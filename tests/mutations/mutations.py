@@ -48,12 +48,37 @@ READING = ("tests/unit/gateway/test_reading.py", "tests/rpc/test_gateway_chat.py
 DIVISION = ("tests/unit/dataset/test_division.py", "tests/unit/dataset/test_near_rows.py")
 CATALOGUE = ("tests/rpc/test_inference_catalogue.py",)
 PAGES = ("tests/rpc/test_gateway_files_and_jobs.py",)
+ACKNOWLEDGEMENTS = ("tests/unit/inference/test_watchers.py", "tests/unit/gateway/test_routing.py")
+CANDIDACY = ("tests/unit/inference/test_candidacy.py", "tests/rpc/test_promotions.py")
+VERDICTS = ("tests/rpc/test_trainer_verdicts.py",)
+HELD_OUT = ("tests/rpc/test_evaluator_held_out.py",)
+DEFAULT_SUITE = ("tests/unit/evaluator/test_default_suite.py",)
+ATTEMPTS = ("tests/unit/common/test_attempts.py",)
+ACCESS = ("tests/unit/common/test_store_access.py",)
+GRANTS = ("tests/rpc/test_store_access.py",)
+SIGNATURES = ("tests/contract/test_signed_store.py",)
+AUTHENTICATION = ("tests/rpc/test_authentication.py",)
+GUARD = ("tests/unit/inference/test_guard.py",)
+GOLDEN = ("tests/learning/test_golden.py",)
+_LOST = "tests/simulation/test_schedules.py::test_nothing_is_lost_stuck_run_twice_or_ends_as_something_else"
+SIMULATION = tuple(f"{_LOST}[range({first}, {first + 20})]" for first in (0, 20, 40))
 
 _PROOF = "services/inference/proof.py"
 _GATE = "services/inference/gate.py"
 _STATISTICS = "services/evaluator/statistics.py"
 _EVIDENCE = "services/inference/evidence.py"
 _PROMOTIONS = "services/inference/promotions.py"
+_CANDIDACY = "services/inference/candidacy.py"
+_WATCHERS = "services/inference/watchers.py"
+_VERDICTS = "services/trainer/verdicts.py"
+_JOB_ATTEMPTS = "services/trainer/attempts.py"
+_TRAINER = "services/trainer/use_cases.py"
+_EVALUATING = "services/evaluator/attempts.py"
+_ACCESS = "services/common/store_access.py"
+_AUTHENTICATION = "services/common/transport/authentication.py"
+_PRINCIPAL = "services/common/principal.py"
+_BELIEVED = "services/common/believed.py"
+_GUARD = "services/inference/server/guard.py"
 _ROUTING = "services/gateway/routing.py"
 _SQL = "services/common/backends/database/sql.py"
 _RECONCILE = "services/common/reconcile.py"
@@ -66,7 +91,6 @@ _LOOP = "services/trainer/worker/loop.py"
 _BATCHES = "services/trainer/worker/batches.py"
 _ADAPTERS = "services/inference/adapter_checks.py"
 _KEYS = "services/gateway/keys.py"
-_BELIEVED = "services/common/believed.py"
 _USE_CASES = "services/gateway/use_cases.py"
 _PARAMETERS = "services/gateway/openai/parameters.py"
 _GENERATION = "services/gateway/generation.py"
@@ -84,7 +108,7 @@ MUTATIONS = (
              "NaN compares as false, so a broken server would be proven"),
     Mutation("proof-wrong-base", _PROOF, "    if told != base_digest:", "    if False:", PROOF,
              "references of another base would count"),
-    Mutation("proof-indistinguishable", _PROOF, "self.reference_gap >= MIN_REFERENCE_GAP)", "True)", PROOF,
+    Mutation("proof-indistinguishable", _PROOF, "(math.isnan(self.reference_gap) or self.reference_gap >= MIN_REFERENCE_GAP)", "True", PROOF,
              "an adapter that can't be told from its base could be promoted"),
     # Gate and statistics: what counts as better.
     Mutation("gate-significance", _GATE, "if p_value > gate.significance_level:", "if p_value > 1:", GATE,
@@ -113,17 +137,16 @@ MUTATIONS = (
              "half an evaluation would count"),
     Mutation("promotion-other-suite", _EVIDENCE, "if current.gate.suite and evidence.suite != current.gate.suite:", "if False:",
              PROMOTION, "an easier suite would open the gate"),
-    Mutation("promotion-held-out", _EVIDENCE, "if not suite.is_test_part:", "if False:", PROMOTION,
+    Mutation("promotion-held-out", _EVIDENCE, "if told := seen_rows(candidate, evidence, suite):", 'if told := "":', PROMOTION,
              "rows that chose the checkpoint would decide"),
     Mutation("promotion-suite-digest", _EVIDENCE, "if suite.digest != evidence.suite_digest:", "if False:", PROMOTION,
              "a suite that was changed since would count"),
     Mutation("promotion-model-digest", _EVIDENCE, "if evidence.digests[name] != await _digest(inference, name):", "if False:",
              PROMOTION, "weights that were never asked would be promoted"),
-    Mutation("promotion-weak-champion", _EVIDENCE, "for prompt in suite.prompts if prompt not in asked]:",
-             "for prompt in suite.prompts if False]:", PROMOTION, "a champion asked badly would lose"),
+    Mutation("promotion-weak-champion", _EVIDENCE, "for prompt in suite.prompts if prompt not in asked]",
+             "for prompt in suite.prompts if False]", PROMOTION, "a champion asked badly would lose"),
     Mutation("promotion-other-project", _PROMOTIONS,
-             '(is_known and parse(EVALUATION_NAME, evaluation)["project"] != project)', "False", PROMOTION,
-             "another project's evaluation would count"),
+             'or (is_known and parse(EVALUATION_NAME, evaluation)["project"] != project)', "", PROMOTION, "another project's evaluation would count"),
     Mutation("promotion-etag", _PROMOTIONS, "if etag and etag != str(record.version):", "if False:", PROMOTION,
              "a stale client would overwrite what it never saw"),
     # Routes: who may ask whom.
@@ -156,7 +179,7 @@ MUTATIONS = (
              "one step that fails would end the loop, or be lost"),
     # Attempts: one worker may report.
     Mutation("attempt-token", _ATTEMPTS, 'if not any(hmac.compare_digest(one["token_sha256"], given) for one in tries_of(record)):',
-             "if False:", TRAINER, "any token would do"),
+             "if not tries_of(record):", ATTEMPTS, "any token would do"),
     Mutation("attempt-repeats", _ATTEMPTS, 'fresh = events[max(0, int(attempt.document["next_number"]) - first_number) :]',
              "fresh = events", TRAINER, "an event sent again would be told twice"),
     # Artifacts: bytes are what their digest says.
@@ -278,4 +301,99 @@ MUTATIONS = (
              '            has_begun = item["id"] == after', PAGES, "each page would begin with what was asked after"),
     Mutation("page-more", "services/gateway/openai/paging.py", "        if len(data) == limit:", "        if len(data) > limit:", PAGES,
              "a page would hold one more than asked"),
+    # Promotion: who may, back to where, and when it is done.
+    Mutation("promotion-override-digests", _PROMOTIONS, "if not has_override or refusal.reason not in OVERRIDABLE:", "if not has_override:",
+             PROMOTION, "an override would pass digests, which say that the model is another"),
+    Mutation("promotion-rolled-back-digest", _PROMOTIONS, "    if target.digest != before.digest:", "    if False:", PROMOTION, "a rollback would lead to weights that it never pointed to"),
+    Mutation("promotion-rollback-newest", "services/inference/endpoint.py", "return standing[-2] if len(standing) > 1 else None",
+             "return standing[0] if len(standing) > 1 else None", PROMOTION, "a rollback would lead to the first model"),
+    Mutation("promotion-rollback-forward", "services/inference/endpoint.py", "if promotion.kind == ROLLBACK and promotion.model in models:",
+             "if False:", PROMOTION, "rolling back twice would go forward again"),
+    Mutation("promotion-rollback-never", _PROMOTIONS, "if p.model == target_name), None)", "if True), None)", PROMOTION,
+             "a rollback would take a model that was never promoted for another"),
+    Mutation("promotion-candidacy", _PROMOTIONS, "    await stand(inference, promotion.model, record)\n", "", CANDIDACY,
+             "an endpoint could point to a model that is just being deleted"),
+    Mutation("promotion-quarantined", _CANDIDACY, "        standing.require_active()\n", "", CANDIDACY,
+             "a model that was quarantined meanwhile would be promoted"),
+    Mutation("promotion-acknowledged", _WATCHERS, "return revision == await read_revision(self._database)", "return True", ACKNOWLEDGEMENTS, "a gateway would have leave to answer by an old table"),
+    Mutation("promotion-behind", _WATCHERS, "if watcher.revision < revision and passed_s", "if watcher.revision < revision - 1 and passed_s",
+             ACKNOWLEDGEMENTS, "promote would return while a gateway answers with the model before"),
+    Mutation("promotion-lease", "services/gateway/belief.py", "        return now < self._end", "        return True", ACKNOWLEDGEMENTS, "a gateway that was frozen would answer by what it knew"),
+    Mutation("promotion-watcher-longest", _WATCHERS, 'asdict(watcher) | {"believed_s": max(watcher.believed_s, before.believed_s)}',
+             "asdict(watcher)", ACKNOWLEDGEMENTS, "a leave that was given for longer would be forgotten"),
+    Mutation("evidence-other-rows", _EVIDENCE, 'if finding == "DISJOINT" or (finding != "OVERLAPS" and is_same):', 'if finding == "DISJOINT" or is_same:',
+             ("tests/unit/inference/test_evidence.py",), "rows that were seen in another dataset would count"),
+    # Verdicts: said once, about rows that were held out.
+    Mutation("verdict-request-id", _VERDICTS, 'f"verdict-{job.id}")', '"")', VERDICTS, "a program that dies would have a second evaluation made"),
+    Mutation("verdict-own-suite", _VERDICTS, 'suite = asked.get("suite") or await', 'suite = await', VERDICTS,
+             "the suite that was asked for would not be asked"),
+    Mutation("verdict-held-out-empty", "services/evaluator/held_out.py", "    if not origins:", "    if False:", HELD_OUT,
+             "a model without an origin would count as one that has not seen the rows"),
+    Mutation("verdict-held-out-overlap", "services/evaluator/held_out.py", "finding = OVERLAPS if count else", "finding = OVERLAPS if False else", HELD_OUT,
+             "rows that a model has seen would be called held out"),
+    Mutation("verdict-suite-labels", "services/evaluator/default_suite.py", "    if 2 <= len(labels) <= MAX_LABELS and", "    if 2 < len(labels) <= MAX_LABELS and",
+             DEFAULT_SUITE, "yes and no would be compared as texts"),
+    # Attempts, as a simulator plays them: programs that freeze, die and come back in every order.
+    Mutation("attempt-launched-before-its-token", _ATTEMPTS,
+             '    await ports.database.update(record, {"next_number": 0, "tries": kept, **granted(attempt.grant)})\n', "", SIMULATION,
+             "a worker could not report, whatever it did"),
+    Mutation("attempt-tries-forgotten", _ATTEMPTS, "kept = [*tries[1 - MAX_TRIES :], mine]", "kept = [mine]", ATTEMPTS,
+             "the worker of the try that the launcher heard first would be refused"),
+    Mutation("attempt-reports-lost", _ATTEMPTS, '"next_number": first_number + len(events)}', '"next_number": first_number + len(events) + 1}',
+             SIMULATION, "an event would be taken for one that is known"),
+    Mutation("attempt-stop-waits", _ATTEMPTS, "return all([(await ports.launcher.observe(key)).has_ended for key in keys])", "return True",
+             SIMULATION, "what is CANCELLED would still run"),
+    Mutation("attempt-over-reports", _TRAINER, "if job.has_ended or attempt < job.attempt:", "if job.has_ended:", GRANTS,
+             "an attempt that was given up would report, and read the store"),
+    Mutation("attempt-crash-limit", _JOB_ATTEMPTS, "if crash_count >= MAX_CRASHES:", "if crash_count > MAX_CRASHES:", SIMULATION, "a job would crash once more than told"),
+    Mutation("attempt-stopped-is-crash", _JOB_ATTEMPTS, "if seen.exit_code in attempts.EXITS_STOPPED:", "if seen.exit_code in ():", SIMULATION,
+             "nodes that are drained would end a job"),
+    Mutation("attempt-result-first", _JOB_ATTEMPTS, "    except errors.ArtifactNotFound:\n        return False\n    return True",
+             "    except errors.ArtifactNotFound:\n        return False\n    return False", SIMULATION, "what was trained would be trained again"),
+    Mutation("attempt-still-over", _JOB_ATTEMPTS, "attempt=attempt.number, is_attempt_over=False)", "attempt=attempt.number)", SIMULATION,
+             "two attempts would train at once"),
+    Mutation("attempt-evaluation-key", _EVALUATING, "    are_revoked = await _revoke_all(evaluator, ended)\n", "    are_revoked = True\n", SIMULATION,
+             "an evaluation's key would outlive it"),
+    Mutation("attempt-evaluation-answers", _EVALUATING, "    await asyncio.to_thread(_forget_answers, evaluator, ended)\n", "", SIMULATION,
+             "what models said would stay in the store"),
+    Mutation("attempt-request-ids", _TRAINER, 'f"{parent}:{request_id}" if request_id else "")  # two', "request_id)  # two", SIMULATION,
+             "a project would be answered with another's job"),
+    # Store access: a worker touches what it was granted.
+    Mutation("access-plain-key", _ACCESS, "        if not PLAIN.fullmatch(key):", "        if False:", ACCESS, "a key with .. would leave its prefix"),
+    Mutation("access-delete", _ACCESS, "prefixes = self.deletes if request.verb is StoreVerb.DELETE else self.writes", "prefixes = self.writes",
+             ACCESS, "a worker could delete a result"),
+    Mutation("access-read-only", _ACCESS, "if request.verb in READING and key in self.reads:", "if key in self.reads:", ACCESS,
+             "a worker could overwrite its base"),
+    Mutation("access-held-out-rows", _JOB_ATTEMPTS, 'for part in ("train", "validation"))', 'for part in ("train", "validation", "test"))', GRANTS,
+             "a worker could learn the rows that judge it"),
+    Mutation("access-lifetime", "services/common/backends/object_store/s3_client.py", "ExpiresIn=lifetime_s", "ExpiresIn=604800", SIGNATURES,
+             "a stolen URL would open for a week"),
+    Mutation("access-write-once", "services/common/backends/object_store/s3_client.py", 'given["IfNoneMatch"] = "*"', "pass", SIGNATURES,
+             "an attempt could write over what another has committed"),
+    # Who calls, and for which project.
+    Mutation("auth-scope", _AUTHENTICATION, "        caller.require(scope)\n", "", AUTHENTICATION, "a key could do everything"), Mutation("auth-unknown-method", _AUTHENTICATION, "scopes.OF_METHOD.get(method, scopes.OPERATOR)", 'scopes.OF_METHOD.get(method, "inference")', AUTHENTICATION,
+             "a method that nobody thought of would be open"),
+    Mutation("auth-acting-for", _PRINCIPAL, "return Principal(name, project_of(name), self.scopes)", "return Principal(name, EVERY_PROJECT, self.scopes)", AUTHENTICATION,
+             "what is done for a key would not be held to its project"),
+    Mutation("auth-project-walk", _AUTHENTICATION, "                _look(project, part)", "                pass", AUTHENTICATION,
+             "another project's names would pass inside of a message"),
+    Mutation("auth-project-maps", _AUTHENTICATION, "values = [*value, *value.values()] if is_map else value", "values = [*value] if is_map else value", AUTHENTICATION,
+             "another project's names would pass as values of a map"),
+    Mutation("auth-project-public-id", _AUTHENTICATION, "_RESOURCE.fullmatch(text) or _PUBLIC_ID.fullmatch(text)", "_RESOURCE.fullmatch(text)", AUTHENTICATION,
+             "another project's models would be reached by public id"),
+    Mutation("auth-included-scopes", "services/common/scopes.py", "    given |= {_INCLUDES[scope] for scope in given}\n", "", KEYS, "who may write could not read"),
+    # The model server's door, and what proves its answers.
+    Mutation("guard-open", _GUARD, 'OPEN = frozenset({("GET", "/health"), ("GET", "/metrics")})', 'OPEN = frozenset({("GET", "/health"), ("GET", "/metrics"), ("GET", "/version")})',
+             GUARD, "a path that is not listed would be open"),
+    Mutation("guard-no-key", _GUARD, "return bool(self._wanted) and len(given) == 1 and", "return not self._wanted or len(given) == 1 and", GUARD,
+             "a server without a key would let everybody in"),
+    Mutation("guard-two-keys", _GUARD, "len(given) == 1 and", "given and", GUARD, "what a proxy in between reads as another would pass"),
+    Mutation("cache-salt", _GENERATION, 'question = {**question, "cache_salt": project}', "pass", READING,
+             "how fast an answer comes would tell what another project has asked"),
+    Mutation("golden-turns", "services/trainer/worker/golden.py", "if len(chosen) >= GOLDEN_CHATS and has_turns:", "if len(chosen) >= GOLDEN_CHATS:", GOLDEN,
+             "no golden chat would have several turns"),
+    Mutation("golden-different", "services/trainer/worker/golden.py", "cut is not None and cut not in chosen and is_needed", "cut is not None and is_needed", GOLDEN,
+             "one chat would be asked eight times"),
+    Mutation("golden-fits", "services/trainer/worker/golden.py", "return len(batches.render(messages, tokenizer)) <= max_tokens", "return True", GOLDEN,
+             "a golden chat would be longer than its server takes"),
 )  # fmt: skip
