@@ -70,6 +70,8 @@ async def _result(evaluator: Evaluator, current: Evaluation) -> Manifest | None:
         return None
     if manifest.kind != "evaluation" or manifest.data.get("evaluation") != current.name:
         raise errors.InvalidInput(f"{current.manifest_key} is not the result of {current.name}.", reason="MANIFEST_INVALID")
+    if not store_access.is_under(manifest.file("answers.jsonl").key, (f"evaluations/{current.id}/",)):
+        raise errors.InvalidInput(f"{current.manifest_key} names answers that are not its own.", reason="KEY_FOREIGN")
     return manifest
 
 

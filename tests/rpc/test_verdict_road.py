@@ -106,12 +106,13 @@ class Road:
             "champion": base, "champion_prompt": "zero-shot", "candidate": found.model, "candidate_prompt": "zero-shot",
             "item_count": 60, "candidate_only_count": 30, "champion_only_count": 2, "effect": 0.4667,
         }  # fmt: skip
-        answers = ManifestFile("answers.jsonl", self.world.store.put("evaluations/x/files", io.BytesIO(b"{}\n")))
+        own = f"evaluations/{name.rpartition('/')[2]}"
+        answers = ManifestFile("answers.jsonl", self.world.store.put(f"{own}/files", io.BytesIO(b"{}\n")))
         data = {"evaluation": name, "scores": [], "comparisons": [pair]}
         manifest = Manifest("evaluation", (answers,), data)
         for _ in range(3):  # until an attempt was launched
             await self.look(evaluation.KIND)
-        self.world.store.commit(f"evaluations/{name.rpartition('/')[2]}/manifest.json", manifest.to_json())
+        self.world.store.commit(f"{own}/manifest.json", manifest.to_json())
 
     async def look(self, kind: str) -> None:
         """Look once at everything of a kind, whenever it is due."""
