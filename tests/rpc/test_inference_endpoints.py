@@ -52,9 +52,9 @@ async def test_a_better_model_is_promoted_and_the_endpoint_remembers_why(world: 
     assert "40 times" in promotion.verdict
     route = (await world.routes())["support"]
     assert (route.kind, route.project, route.model, len(route.replicas)) == ("endpoint", "default", adapter.name, 1)
-    assert await world.promote(adapter.name) == promoted
+    assert await world.promote(adapter.name) == await world.promote(adapter.name, created.etag) == promoted
     with pytest.raises(errors.Conflict):
-        await world.promote(adapter.name, created.etag)
+        await world.promote(adapter.name, "99")
 
 
 async def test_the_next_champion_is_the_model_that_the_endpoint_points_to(world: World) -> None:
