@@ -31,7 +31,12 @@ GATE = ("tests/unit/inference/test_gate.py",)
 STATISTICS = ("tests/unit/evaluator/test_statistics.py",)
 PROMOTION = ("tests/rpc/test_inference_endpoints.py", "tests/rpc/test_promotions.py")
 TIMELESS = ("-k", "not delayed_acknowledgement")  # one that measures milliseconds says nothing on a busy machine
-ROUTES = ("tests/unit/inference/test_routes.py", "tests/rpc/test_gateway_chat.py", *TIMELESS)
+ROUTES = (
+    "tests/unit/inference/test_routes.py",
+    "tests/unit/gateway/test_routing.py",
+    "tests/rpc/test_gateway_chat.py",
+    *TIMELESS,
+)
 DATABASE = ("tests/contract/test_database.py", "-k", "not postgres")
 RECONCILE = ("tests/unit/common/test_reconcile.py",)
 TRAINER = ("tests/rpc/test_trainer.py", "tests/rpc/test_trainer_edges.py")
@@ -346,7 +351,7 @@ MUTATIONS = (
     Mutation("attempt-over-reports", _TRAINER, "if job.has_ended or attempt < job.attempt:", "if job.has_ended:", GRANTS,
              "an attempt that was given up would report, and read the store"),
     Mutation("attempt-crash-limit", _JOB_ATTEMPTS, "if ended.crash_count >= MAX_CRASHES:", "if ended.crash_count > MAX_CRASHES:", SIMULATION, "a job would crash once more than told"),
-    Mutation("attempt-stopped-is-crash", _JOB_ATTEMPTS, "has_crashed = seen.exit_code not in attempts.EXITS_STOPPED", "has_crashed = True", SIMULATION,
+    Mutation("attempt-stopped-is-crash", _JOB_ATTEMPTS, "has_crashed = seen.exit_code not in attempts.EXITS_STOPPED", "has_crashed = True", ("tests/rpc/test_trainer_edges.py", "tests/rpc/test_trainer_pauses.py"),
              "nodes that are drained would end a job"),
     Mutation("attempt-result-first", _JOB_ATTEMPTS, "    except errors.ArtifactNotFound:\n        return False\n    return True",
              "    except errors.ArtifactNotFound:\n        return False\n    return False", SIMULATION, "what was trained would be trained again"),

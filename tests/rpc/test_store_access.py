@@ -19,6 +19,7 @@ from tests.servers import S3Server
 async def world(tmp_path: Path, s3_server: S3Server) -> AsyncIterator[World]:
     async with trainer_world(tmp_path, s3_server.store(tmp_path.name)) as running:
         running.peers.validation = {"key": "datasets/v", "size_bytes": 1, "sha256": "0" * 64, "row_count": 80}
+        running.peers.test = {**running.peers.validation, "key": "datasets/test"}
         yield running
 
 

@@ -25,6 +25,7 @@ class Inference(Client):
         self.is_away = False
         self.acknowledged: list[int] = []
         self.forgotten: list[str] = []
+        self.models: dict[str, pb.Model] = {}
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -49,6 +50,8 @@ class Inference(Client):
         self.forgotten.append(request.watcher)
 
     async def GetModel(self, request: Any, timeout_s: float) -> pb.Model:
+        if request.name in self.models:
+            return self.models[request.name]
         raise NotFound(f"There is no {request.name}.")
 
 
@@ -95,6 +98,19 @@ async def test_a_table_is_acknowledged_once_it_has_come_and_believed_without_ask
     gateway.inference.streamed.put_nowait(gateway.inference.newest)
     await eventually(lambda: gateway.inference.acknowledged == [1, 2])
     assert await gateway.model() == "new"
+
+
+async def test_a_model_that_inference_finds_is_answered_for_in_its_own_project_alone(gateway: Gateway) -> None:
+    for name, owner in (
+        ("ft:tiny:p::1", "projects/p/models/1"),
+        ("ft:tiny:q::2", "projects/q/models/2"),
+        ("new-base", "models/3"),
+    ):
+        gateway.inference.models[name] = pb.Model(name=owner, digest="d" * 64, kind=pb.Model.KIND_ADAPTER)
+    assert await gateway.model("ft:tiny:p::1") == "projects/p/models/1"
+    assert await gateway.model("new-base") == "models/3"
+    with pytest.raises(NotFound):
+        await gateway.model("ft:tiny:q::2")
 
 
 async def test_past_its_leave_a_gateway_asks_before_it_answers_and_finds_the_new_model(gateway: Gateway) -> None:

@@ -36,7 +36,8 @@ def guard(monkeypatch: pytest.MonkeyPatch) -> Guard:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/models", "/tokenize", "/adapters", "/invocations", "/docs", "/metrics/", "/metrics/../v1/models", "/health/",
+    ["/v1/models", "/tokenize", "/adapters", "/invocations", "/docs", "/openapi.json", "/version", "/load",
+     "/metrics/", "/metrics/../v1/models", "/health/",
      "//health", "/HEALTH", "/health;x", "/health%2f..", "/nothing", ""],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
